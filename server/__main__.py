@@ -1,0 +1,23 @@
+"""`python -m server`: read the settings, run one predictor."""
+
+import os
+import sys
+
+from server.settings import cpu_budget, from_flags
+
+
+def main() -> int:
+    settings = from_flags(sys.argv[1:])
+    if not settings.model_dir:
+        print("serve: no model given: --model_dir says which (a file, a folder, or a file:// URI)", file=sys.stderr)
+        return 2
+    # the libraries below read these once, when they are first imported
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(settings.threads or cpu_budget()))
+    from server.app import main as run
+
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Puts the rooms together: start-up, readiness, drain.  The only file that knows them all."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from server import announce, storage
+from server.errors import ModelLoadError
+from server.grpc_api import GrpcEdge
+from server.http_api import Edge, Life
+from server.inference import Inference
+from server.models import BatchOptions, Loader, Registry, State, Version
+from server.runtime import LoadOptions, find_model
+from server.settings import Settings, cpu_budget
+from server.telemetry import AccessLog, Metrics, configure_logging, log
+
+# Waiting threads cost nothing; too few would let one model's slow batch hold up another's.
+THREADS = 16
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, but signals are ours: a predictor drains before it stops."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class Predictor:
+    """One process's parts, made but not started."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.registry = Registry()
+        self.life = Life(self.registry)
+        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
+        json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+        self.access_log = AccessLog(sys.stderr.buffer, json) if settings.access_log else None
+        self.inference = Inference(self.registry, settings, self.metrics, self.access_log, self.executor)
+        self.edge = Edge(self.inference, self.life)
+        config = uvicorn.Config(
+            self.edge,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=int(settings.timeout_keep_alive),
+            backlog=2048,
+            timeout_graceful_shutdown=max(1, round(settings.grace)),
+        )
+        self.http = HttpServer(config)
+        self.grpc = GrpcEdge(self.inference, self.life) if settings.enable_grpc else None
+        configure_logging(json)
+
+    async def run(self) -> int:
+        """Serve until told to stop; the process's exit code."""
+        settings = self.settings
+        try:
+            listener = listen(settings.host, settings.http_port, "HTTP", "--http_port")
+            grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
+        except ModelLoadError as error:
+            return _fail(str(error))
+        stop = Stop()
+        serving = asyncio.create_task(self.http.serve([listener]))
+        loading = asyncio.create_task(self._load())
+        try:
+            await asyncio.wait((loading, asyncio.create_task(stop.wait()), serving), return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done():
+                loading.cancel()
+                return 0
+            version = loading.result()
+            if version.state is not State.READY:
+                return _fail(version.reason)
+            assert version.handle is not None
+            announce.ready(settings, version.handle, listener.getsockname()[1], grpc_port)
+            watching = asyncio.create_task(self._watch_loop())
+            await stop.wait()
+            watching.cancel()
+            await self._drain(stop)
+        finally:
+            self.http.should_exit = True
+            await asyncio.wait_for(serving, settings.grace + 5)
+            if self.grpc:
+                await self.grpc.stop(0)
+            if self.access_log:
+                self.access_log.flush()
+        return 0
+
+    async def _load(self) -> Version:
+        settings = self.settings
+        options = LoadOptions(
+            threads=settings.threads or cpu_budget(),
+            trust_code=settings.trust_pickle,
+            strict_versions=settings.strict_versions,
+            extra=settings.runtime_options,
+        )
+        batches = BatchOptions(settings.max_batch_size, settings.max_queue, settings.concurrency, settings.timeout)
+        loader = Loader(self.registry, self.metrics, self.executor, options, batches)
+        name = settings.model_name or model_name(settings.model_dir)
+        return await loader.load(name, "", lambda: find_model(storage.fetch(settings.model_dir), settings.runtime or None))
+
+    async def _drain(self, stop: "Stop") -> None:
+        """Not ready at once; then no new connections; then nothing left to do.  A second signal ends the process."""
+        self.life.draining = True
+        delay = 0.0 if stop.signal == signal.SIGINT else self.settings.drain_delay
+        log.info("draining", signal=signal.Signals(stop.signal).name, delay=delay, grace=self.settings.grace)
+        if self.grpc:
+            self.grpc.not_serving()
+        await asyncio.sleep(delay)
+        rest = max(0.1, self.settings.grace - delay)
+        self.http.config.timeout_graceful_shutdown = max(1, round(rest))
+        self.http.should_exit = True
+        if self.grpc:
+            await self.grpc.stop(rest)
+
+    async def _watch_loop(self, every: float = 1.0) -> None:
+        """How late the event loop wakes up: what a request waits before anyone looks at it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + every
+            await asyncio.sleep(every)
+            self.metrics.loop_lag.set(max(0.0, loop.time() - due))
+
+
+class Stop:
+    """The first SIGTERM or SIGINT asks to drain; the second ends the process there and then."""
+
+    def __init__(self) -> None:
+        self.signal: int = 0
+        self._asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._take, number)
+
+    def _take(self, number: int) -> None:
+        if self._asked.is_set():
+            os._exit(128 + number)
+        self.signal = number
+        self._asked.set()
+
+    async def wait(self) -> None:
+        await self._asked.wait()
+
+
+def listen(host: str, port: int, what: str, flag: str) -> socket.socket:
+    """A listening socket; ModelLoadError says who can't have which port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ModelLoadError(
+            f"{what} can't listen on {host}:{port}: {error.strerror}", f"choose another port with {flag}, or 0"
+        ) from error
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def model_name(uri: str) -> str:
+    """A name for the URL from a model's path: "examples/iris.skops" is "iris"; a file called "model" has its folder's."""
+    path = Path(
+        uri.rstrip("/").removeprefix("file://").rpartition(":")[0] if ".py:" in uri else uri.rstrip("/").removeprefix("file://")
+    )
+    stem = path.name.split(".")[0]
+    if stem in ("model", "saved_model", "") or stem.isdecimal():
+        stem = path.resolve().parent.name
+    cleaned = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip("-_.")
+    return cleaned or "model"
+
+
+def _fail(text: str) -> int:
+    print(f"serve: {text}", file=sys.stderr)
+    return 1
+
+
+def main(settings: Settings) -> int:
+    """Run one predictor in this process, on uvloop."""
+
+    async def run() -> int:
+        return await Predictor(settings).run()
+
+    code: int = uvloop.run(run())
+    return code

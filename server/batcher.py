@@ -1,0 +1,447 @@
+"""Greedy batching: one queue per model; whatever waits when a slot is free runs at once, joined where that is safe.
+
+There is no timer.  While all slots are busy the queue fills by itself, so batches form exactly under load and an idle
+server adds one turn of the event loop.  Models that answer faster than a thread can be woken run in the event loop.
+
+What one request can never do to another (each is a test in tests/server/test_batcher.py): be joined with a different
+shape, signature, output choice or parameters; fail it (a failed batch is halved until the culprit is alone); shift its
+rows (a result with the wrong row count is never sliced); hold it up by size (large requests go chunk by chunk) or by
+shape (each key has a queue of its own); be waited for when its caller has gone.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from server.errors import DeadlineExceeded, Overloaded, ResourceExhausted, RuntimeFailed, ServingError
+from server.tensors import Array, Signature, Timing
+
+Outputs = dict[str, Array]
+
+# A batch that is expected to be quicker than this runs in the event loop: waking a thread costs some 50-100 µs, and
+# nothing else on the loop is held up for longer than this.
+INLINE_SECONDS = 0.001
+# Parameters that are about transport, not about the model: they do not keep requests apart.
+TRANSPORT_PARAMETERS = frozenset(
+    (
+        "binary_data_output",
+        "content_type",
+        "headers",
+        "priority",
+        "sequence_end",
+        "sequence_id",
+        "sequence_start",
+        "signature_name",
+        "timeout",
+    )
+)
+
+
+class Predict(Protocol):
+    def __call__(
+        self, signature: Signature, inputs: dict[str, Array], outputs: tuple[str, ...], parameters: Mapping[str, Any]
+    ) -> Any: ...
+
+
+class Result(NamedTuple):
+    outputs: Outputs
+    timing: Timing
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One caller's checked inputs on their way through the queue.  `deadline` is on `time.monotonic`'s clock."""
+
+    signature: Signature
+    arrays: dict[str, Array]
+    rows: int
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, Any]
+    deadline: float | None = None
+    queued_at: float = 0.0
+    nbytes: int = 0
+    future: "asyncio.Future[Result]" = field(init=False)
+    timer: asyncio.TimerHandle | None = None
+    waiting: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`rows` and `nbytes` bound one batch, `queue_rows` and `queue_bytes` what waits, `concurrency` the batches at once."""
+
+    rows: int = 64
+    nbytes: int = 64 << 20
+    queue_rows: int = 1024
+    queue_bytes: int = 512 << 20
+    concurrency: int = 1
+
+
+class Cost:
+    """How long a batch takes: `fixed + per_row * rows` seconds from the probe at load, corrected by what is seen."""
+
+    def __init__(self, fixed: float, per_row: float) -> None:
+        self.fixed, self.per_row, self.scale = fixed, per_row, 1.0
+
+    def of(self, rows: int) -> float:
+        return (self.fixed + self.per_row * rows) * self.scale
+
+    def observe(self, rows: int, seconds: float) -> None:
+        expected = self.fixed + self.per_row * rows
+        if expected > 0:
+            # one slow outlier (a page fault, a busy neighbour) must not move a model off the event loop
+            self.scale += 0.1 * (min(seconds / expected, self.scale * 4) - self.scale)
+
+
+class Observer(Protocol):
+    """Who is told about batches (metrics).  Durations are in seconds."""
+
+    def batch(self, rows: int, seconds: float) -> None: ...
+    def fallback(self) -> None: ...
+    def rejected(self, reason: str) -> None: ...
+    def queued(self, rows: int) -> None: ...
+    def alone(self, why: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Faults:
+    """What went wrong while a batch ran: how often a part was run again, and why rows can't be joined, if they can't."""
+
+    fallbacks: int = 0
+    alone: str = ""
+
+
+def batch_key(job: Job) -> Hashable | None:
+    """Jobs with equal keys may run as one batch; None runs alone."""
+    signature = job.signature
+    if not signature.batched or job.rows == 0:
+        return None
+    shapes: Hashable = ()
+    if not signature.uniform:
+        shapes = tuple(sorted((name, a.shape[1:]) for name, a in job.arrays.items()))
+    told = [(k, repr(v)) for k, v in job.parameters.items() if k not in TRANSPORT_PARAMETERS] if job.parameters else ()
+    return signature.name, job.outputs, shapes, tuple(sorted(told))
+
+
+def merge(jobs: Sequence[Job]) -> dict[str, Array]:
+    """The jobs' inputs joined along the batch, in order; one job's own arrays as they are."""
+    if len(jobs) == 1:
+        return jobs[0].arrays
+    return {name: np.concatenate([j.arrays[name] for j in jobs]) for name in jobs[0].arrays}
+
+
+class WrongRowCount(RuntimeFailed):
+    """The model gave another number of rows than it got: nobody can say which row is whose."""
+
+
+def split(outputs: Outputs, jobs: Sequence[Job]) -> list[Outputs]:
+    """Each job's rows of the outputs, as views; WrongRowCount unless every output has exactly the rows that went in."""
+    total = sum(j.rows for j in jobs)
+    if jobs[0].signature.batched:
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != total:
+                found = "a scalar" if array.ndim == 0 else f"{len(array)} rows"
+                raise WrongRowCount(f"the model returned {found} for {total} in output {name!r}")
+    if len(jobs) == 1:
+        return [outputs]
+    parts, start = [], 0
+    for job in jobs:
+        parts.append({name: array[start : start + job.rows] for name, array in outputs.items()})
+        start += job.rows
+    return parts
+
+
+def _outputs_of(job: Job, returned: Any) -> Outputs:
+    if not isinstance(returned, dict) or any(name not in returned for name in job.outputs):
+        raise RuntimeFailed(f"the runtime returned {type(returned).__name__} without the outputs {', '.join(job.outputs)}")
+    return {name: returned[name] for name in job.outputs}
+
+
+def as_serving_error(error: BaseException) -> ServingError:
+    """What a caller may be told about an exception of the model's."""
+    if isinstance(error, ServingError):
+        return error
+    if isinstance(error, MemoryError):
+        failed: ServingError = ResourceExhausted("the model ran out of memory on this request; send fewer rows at once")
+    else:
+        failed = RuntimeFailed(f"the model failed: {type(error).__name__}")
+    failed.__cause__ = error
+    return failed
+
+
+def execute(predict: Predict, jobs: Sequence[Job], faults: Faults) -> list[Outputs | ServingError]:
+    """Run jobs of one key as one batch; when it fails, halves of it, so that only the culprits fail.  Never raises."""
+    job = jobs[0]
+    try:
+        returned = predict(job.signature, merge(jobs), job.outputs, job.parameters)
+        return list(split(_outputs_of(job, returned), jobs))
+    except Exception as error:
+        if len(jobs) == 1:
+            return [as_serving_error(error)]
+        faults.fallbacks += 1
+        if isinstance(error, WrongRowCount):
+            faults.alone = str(error)
+            return [one for j in jobs for one in execute(predict, [j], faults)]
+    half = len(jobs) // 2
+    return execute(predict, jobs[:half], faults) + execute(predict, jobs[half:], faults)
+
+
+async def execute_async(predict: Predict, job: Job) -> list[Outputs | ServingError]:
+    """The same for a runtime whose `predict` is a coroutine function; such jobs run alone."""
+    try:
+        returned = await predict(job.signature, job.arrays, job.outputs, job.parameters)
+        return list(split(_outputs_of(job, returned), [job]))
+    except Exception as error:
+        return [as_serving_error(error)]
+
+
+class Batcher:
+    """The queue in front of one loaded model.  All methods are called in the event loop's thread.
+
+    `alone` says why requests are not joined (the self test failed, or the model is not row-wise), and is empty where they
+    are; it is filled once a batch comes back with the wrong rows.  What is not joined is not cut into chunks either.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        limits: Limits,
+        cost: Cost,
+        executor: Executor,
+        observer: Observer,
+        *,
+        alone: str = "",
+        is_async: bool = False,
+    ) -> None:
+        self.limits, self.cost, self.alone = limits, cost, alone
+        self._predict, self._executor, self._observer, self._is_async = predict, executor, observer, is_async
+        self._inline = not is_async and cost.of(1) < INLINE_SECONDS
+        self._queues: dict[Hashable, deque[Job]] = {}
+        self._queued_rows = self._queued_bytes = 0
+        self._running = 0
+        self._scheduled = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def inline(self) -> bool:
+        """Whether answers come within a turn or two of the loop, so that nobody needs to be watched meanwhile."""
+        return self._inline
+
+    @property
+    def queued_rows(self) -> int:
+        return self._queued_rows
+
+    def submit(self, job: Job) -> "asyncio.Future[Result]":
+        """A future of the job's result; Overloaded at once where the queue has no room or could not answer in time."""
+        job.queued_at = now = time.monotonic()
+        job.nbytes = sum([a.nbytes for a in job.arrays.values()])
+        if self._queued_rows and (
+            self._queued_rows + job.rows > self.limits.queue_rows or self._queued_bytes + job.nbytes > self.limits.queue_bytes
+        ):
+            self._reject("queue_full", f"the queue is full: {self._queued_rows} rows wait")
+        wait = self._expected_wait()
+        if job.deadline is not None and wait > 0 and now + wait > job.deadline:
+            self._reject("no_time", f"the queue needs about {wait:.1f} s, more than this request's deadline")
+        job.future = self._loop.create_future()
+        key = None if self.alone else batch_key(job)
+        self._queues.setdefault(job if key is None else key, deque()).append(job)
+        job.waiting = True
+        self._queued_rows += job.rows
+        self._queued_bytes += job.nbytes
+        if not self._inline:
+            self._watch(job)
+        self._schedule()
+        return job.future
+
+    async def drained(self) -> None:
+        """Return when nothing waits and nothing runs."""
+        await self._idle.wait()
+
+    def _reject(self, reason: str, text: str) -> None:
+        self._observer.rejected(reason)
+        raise Overloaded(f"{text}; try again later", retry_after=max(1.0, self._expected_wait()))
+
+    def _expected_wait(self) -> float:
+        """Seconds until what waits now has run, were it all joined in full batches."""
+        if not self._queued_rows:
+            return 0.0
+        full = 1 if self.alone else self.limits.rows
+        batches = sum(map(len, self._queues.values())) if self.alone else -(-self._queued_rows // full)
+        per_batch = self.cost.of(min(full, self._queued_rows))
+        return batches * per_batch / self.limits.concurrency
+
+    def _watch(self, job: Job) -> None:
+        """See to it that a job whose time is over is answered, and one whose caller has gone gives back its place."""
+        if job.deadline is not None:
+            job.timer = self._loop.call_later(max(0.0, job.deadline - job.queued_at), self._expire, job)
+        job.future.add_done_callback(lambda _: self._leave(job))
+
+    def _leave(self, job: Job) -> None:
+        if job.waiting:
+            job.waiting = False
+            self._queued_rows -= job.rows
+            self._queued_bytes -= job.nbytes
+
+    def _expire(self, job: Job) -> None:
+        if not job.future.done():
+            self._observer.rejected("deadline")
+            job.future.set_exception(DeadlineExceeded("the deadline passed before the model answered"))
+
+    def _schedule(self) -> None:
+        self._idle.clear()
+        if not self._scheduled and self._running < self.limits.concurrency:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        while self._queues and self._running < self.limits.concurrency:
+            jobs = self._take()
+            if not jobs:
+                continue
+            rows = sum([j.rows for j in jobs])
+            if self._is_async:
+                self._start_async(jobs[0])
+            elif self._inline and self.cost.of(rows) < INLINE_SECONDS:
+                self._run(jobs, rows)
+                # others on the loop come first; what they bring joins the next batch
+                if self._queues:
+                    self._schedule()
+                break
+            else:
+                self._running += 1
+                self._executor.submit(self._run_in_thread, jobs, rows)
+        self._observer.queued(self._queued_rows)
+        if not self._queues and not self._running:
+            self._idle.set()
+
+    def _take(self) -> list[Job]:
+        """The next batch: the oldest key's jobs up to the limits, the dead left out; the key then goes to the back."""
+        key, queue = next(iter(self._queues.items()))
+        now, rows, nbytes = time.monotonic(), 0, 0
+        jobs: list[Job] = []
+        while queue:
+            job = queue[0]
+            if jobs and (rows + job.rows > self.limits.rows or nbytes + job.nbytes > self.limits.nbytes):
+                break
+            queue.popleft()
+            self._leave(job)
+            if job.future.done():
+                continue
+            if job.deadline is not None and now + self.cost.of(job.rows) * 0.5 > job.deadline:
+                self._expire(job)
+                continue
+            jobs.append(job)
+            rows, nbytes = rows + job.rows, nbytes + job.nbytes
+        del self._queues[key]
+        if queue:
+            self._queues[key] = queue
+        return jobs
+
+    def _run(self, jobs: list[Job], rows: int) -> None:
+        started, faults = time.monotonic(), Faults()
+        answers = execute(self._predict, jobs, faults)
+        self._deliver(jobs, rows, answers, faults, started, time.monotonic() - started)
+
+    def _run_in_thread(self, jobs: list[Job], rows: int) -> None:
+        started, faults = time.monotonic(), Faults()
+        answers = execute(self._predict, jobs, faults)
+        seconds = time.monotonic() - started
+        self._loop.call_soon_threadsafe(self._finish, jobs, rows, answers, faults, started, seconds)
+
+    def _start_async(self, job: Job) -> None:
+        self._running += 1
+        started = time.monotonic()
+
+        async def run() -> None:
+            answers = await execute_async(self._predict, job)
+            self._finish([job], job.rows, answers, Faults(), started, time.monotonic() - started)
+
+        task = self._loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _finish(
+        self, jobs: list[Job], rows: int, answers: list[Outputs | ServingError], faults: Faults, started: float, seconds: float
+    ) -> None:
+        self._running -= 1
+        self._deliver(jobs, rows, answers, faults, started, seconds)
+        self._dispatch()
+
+    def _deliver(
+        self, jobs: list[Job], rows: int, answers: list[Outputs | ServingError], faults: Faults, started: float, seconds: float
+    ) -> None:
+        """Give each caller its own answer, once; callers who have gone get none."""
+        self.cost.observe(rows, seconds)
+        for job, answer in zip(jobs, answers, strict=True):
+            if job.timer is not None:
+                job.timer.cancel()
+            if job.future.done():
+                continue
+            if isinstance(answer, ServingError):
+                job.future.set_exception(answer)
+            else:
+                job.future.set_result(Result(answer, Timing(started - job.queued_at, seconds, rows)))
+        self._observer.batch(rows, seconds)
+        for _ in range(faults.fallbacks):
+            self._observer.fallback()
+        if faults.alone and not self.alone:
+            self.alone = faults.alone
+            self._observer.alone(faults.alone)
+
+
+def chunks(job: Job, limit: int) -> list[Job]:
+    """A job as jobs of at most `limit` rows, in order: a large request takes its turns among the small ones."""
+    return [
+        Job(
+            job.signature,
+            {name: a[start : start + limit] for name, a in job.arrays.items()},
+            min(limit, job.rows - start),
+            job.outputs,
+            job.parameters,
+            job.deadline,
+        )
+        for start in range(0, job.rows, limit)
+    ]
+
+
+async def submit_whole(batcher: Batcher, job: Job) -> Result:
+    """The result of a job of any size.  Chunk after chunk, so that what others send meanwhile runs in between."""
+    if batcher.alone or not job.signature.batched or job.rows <= batcher.limits.rows:
+        return await batcher.submit(job)
+    results = [await batcher.submit(part) for part in chunks(job, batcher.limits.rows)]
+    outputs = {name: np.concatenate([r.outputs[name] for r in results]) for name in job.outputs}
+    queue, compute = sum(r.timing.queue for r in results), sum(r.timing.compute for r in results)
+    return Result(outputs, Timing(queue, compute, batcher.limits.rows))
+
+
+class Probe(Protocol):
+    """Runs a prediction of that many made-up rows once."""
+
+    def __call__(self, rows: int) -> Any: ...
+
+
+def measure(probe: Probe, clock: Callable[[], float] = time.perf_counter) -> Cost:
+    """What a batch costs, from runs of 1 and 16 rows (the best of a few: the rest is noise)."""
+
+    def best(rows: int) -> float:
+        runs = []
+        for _ in range(3):
+            started = clock()
+            probe(rows)
+            runs.append(clock() - started)
+            if runs[-1] > 0.25:
+                break
+        return min(runs)
+
+    one, many = best(1), best(16)
+    per_row = max(0.0, (many - one) / 15)
+    return Cost(max(one - per_row, 1e-6), per_row)

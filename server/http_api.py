@@ -1,0 +1,323 @@
+"""The HTTP edge: routes, headers and bytes.  It decides nothing about models.
+
+`Edge` answers inference routes itself, before any framework; all else (health, metadata, metrics, docs, mistakes) is a
+FastAPI application.  Both ways call the same `Inference`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from server import docs
+from server.errors import DeadlineExceeded, InvalidRequest, RequestTooLarge, ServingError
+from server.inference import Answer, Call, Inference, error_answer, error_body, too_large
+from server.models import Registry, State, Version, facts
+from server.protocols import v2_json
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters", "schedule_policy"]
+PRODUCT = "serveplane"
+VERSION = "0.1.0"
+
+
+class ClientGone(Exception):
+    """The connection was closed before the request had come in whole."""
+
+
+class Life:
+    """Whether this process wants traffic; the edges ask, `app` decides."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.draining = False
+
+    def is_ready(self) -> bool:
+        return not self.draining and self._registry.is_ready()
+
+
+class Edge:
+    """The ASGI application: inference straight away, the rest by FastAPI."""
+
+    def __init__(self, inference: Inference, life: Life) -> None:
+        self.inference, self.life = inference, life
+        self._prefix = inference.settings.root_path.rstrip("/")
+        self._fallback = create_api(inference, life)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if self.life.draining:
+            send = _closing(send)
+        if self._prefix:
+            scope = _without_prefix(scope, self._prefix)
+        if scope["method"] == "POST":
+            target = inference_target(scope)
+            if target is not None:
+                await _send(send, await answer_inference(self.inference, *target, scope, receive))
+                return
+        await self._fallback(scope, receive, send)
+
+
+def inference_target(scope: Scope) -> tuple[str, str, str] | None:
+    """(protocol, model, version) of an inference route, None for another path.  Names are percent-decoded one by one."""
+    path: str = scope["path"]
+    if path.startswith("/v2/models/") and path.endswith("/infer"):
+        protocol, prefix, suffix = "v2", "/v2/models/", "/infer"
+    elif path.startswith("/v1/models/") and path.endswith(":predict"):
+        protocol, prefix, suffix = "v1", "/v1/models/", ":predict"
+    else:
+        return None
+    raw = scope.get("raw_path")
+    if raw and b"%" in raw:
+        path = raw.decode("latin-1")
+        if scope.get("stripped"):
+            path = path[scope["stripped"] :]
+        path = path.replace("%3A", ":").replace("%3a", ":")
+        if not (path.startswith(prefix) and path.endswith(suffix)):
+            return None
+    middle = path[len(prefix) : -len(suffix)]
+    model, _, version = middle.partition("/versions/")
+    if not model or "/" in model or "/" in version or ("/versions/" in middle and not version):
+        return None
+    return protocol, unquote(model), unquote(version)
+
+
+def _without_prefix(scope: Scope, prefix: str) -> Scope:
+    path: str = scope["path"]
+    if path == prefix or path.startswith(prefix + "/"):
+        return {**scope, "path": path[len(prefix) :] or "/", "stripped": len(prefix)}
+    return scope
+
+
+def _closing(send: Send) -> Send:
+    """While draining, every answer asks its client to open a connection elsewhere."""
+
+    async def wrapped(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return wrapped
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def answer_inference(
+    inference: Inference, protocol: str, model: str, version: str, scope: Scope, receive: Receive
+) -> Answer:
+    """Read the body, infer, and stop caring when the client hangs up."""
+    started = time.perf_counter()
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    settings = inference.settings
+    try:
+        body = await read_body(receive, headers, settings.max_body_bytes, settings.receive_timeout)
+    except ServingError as error:
+        answer = error_answer(error)
+        # what the client still sends is not read, so the connection can't be used again
+        return Answer(answer.status, [*answer.headers, (b"connection", b"close")], answer.body)
+    except ClientGone:
+        return Answer(499, [], b"")
+    call = Call(protocol, model, version, scope["path"], headers, body, started)
+    if inference.answers_at_once(model, version):
+        return await inference.rest(call)
+    return await _unless_gone(inference.rest(call), receive)
+
+
+async def read_body(receive: Receive, headers: dict[str, str], limit: int, timeout: float) -> bytes:
+    """The whole body, within a size and a time; RequestTooLarge before anything is read where the length says so."""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large(int(length), limit)
+    try:
+        async with asyncio.timeout(timeout):
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                body: bytes = message.get("body", b"")
+                if len(body) > limit:
+                    raise too_large(len(body), limit)
+                return body
+            parts, size = [], 0
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise RequestTooLarge(f"the body is more than {limit} bytes, which is the limit (--max_body_bytes)")
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                message = await receive()
+    except TimeoutError:
+        raise DeadlineExceeded(f"the request's body did not arrive within {timeout:g} s") from None
+
+
+async def _unless_gone(answering: Any, receive: Receive) -> Answer:
+    """The answer, or 499 as soon as the client closes the connection: what it asked for is then not computed."""
+    task = asyncio.ensure_future(answering)
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        answer: Answer = await task
+        return answer
+    except asyncio.CancelledError:
+        if not watcher.done():  # it is we who are cancelled, not the request
+            raise
+        return Answer(499, [], b"")
+    finally:
+        watcher.cancel()
+
+
+def create_api(inference: Inference, life: Life) -> FastAPI:
+    """Every route that is not an inference, and those too for the fast way switched off and for the OpenAPI page."""
+    api = FastAPI(title="Serveplane", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    _add_health(api, inference.registry, life)
+    _add_metadata(api, inference)
+    _add_inference(api, inference)
+    _add_errors(api)
+
+    @api.get("/metrics", tags=["server"], response_class=Response)
+    async def metrics() -> Response:
+        page, content_type = inference.metrics.page()
+        return Response(page, media_type=content_type)
+
+    if inference.settings.enable_docs_url:
+        docs.add_pages(api, inference.registry)
+    return api
+
+
+def _answered(ok: bool, **body: object) -> Response:
+    return _json(body, 200 if ok else 503)
+
+
+def _json(document: object, status: int = 200) -> Response:
+    return Response(docs.dumps(document), status, media_type="application/json")
+
+
+def _add_health(api: FastAPI, registry: Registry, life: Life) -> None:
+    @api.get("/", tags=["server"])
+    async def root() -> Response:
+        return _json({"status": "alive"})
+
+    @api.get("/v2/health/live", tags=["health"])
+    async def live() -> Response:
+        return _answered(True, live=True)
+
+    @api.get("/v2/health/ready", tags=["health"], responses=docs.ERRORS)
+    async def ready() -> Response:
+        is_ready = life.is_ready()
+        return _answered(is_ready, live=True, ready=is_ready)
+
+    @api.get("/v2/models/{model}/ready", tags=["health"], responses=docs.ERRORS)
+    @api.get("/v2/models/{model}/versions/{version}/ready", tags=["health"], responses=docs.ERRORS)
+    async def model_ready(model: str, version: str = "") -> Response:
+        found = registry.find(model, version)
+        return _answered(found.state is State.READY, name=model, ready=found.state is State.READY)
+
+
+def index_entry(version: Version) -> dict[str, str]:
+    """Triton's words for the states of a model."""
+    state = {State.READY: "READY", State.LOADING: "LOADING", State.WARMING: "LOADING"}.get(version.state, "UNAVAILABLE")
+    entry = {"name": version.name, "version": version.version, "state": state, "reason": version.reason}
+    return entry if version.version else {k: v for k, v in entry.items() if k != "version"}
+
+
+def _add_metadata(api: FastAPI, inference: Inference) -> None:
+    registry = inference.registry
+
+    @api.get("/v2", tags=["server"])
+    @api.get("/v2/", include_in_schema=False)
+    async def server_metadata() -> Response:
+        return _json({"name": PRODUCT, "version": VERSION, "extensions": EXTENSIONS})
+
+    @api.get("/v2/models", tags=["models"])
+    async def models() -> Response:
+        return _json({"models": registry.names()})
+
+    @api.get("/v1/models", tags=["models"])
+    async def v1_models() -> Response:
+        return _json({"models": registry.names()})
+
+    @api.get("/v1/models/{model}", tags=["models"], responses=docs.ERRORS)
+    async def v1_model(model: str) -> Response:
+        found = registry.find(model)
+        return _answered(found.state is State.READY, name=model, ready=found.state is State.READY)
+
+    @api.get("/v2/models/{model}", tags=["models"], responses=docs.ERRORS)
+    @api.get("/v2/models/{model}/versions/{version}", tags=["models"], responses=docs.ERRORS)
+    async def model_metadata(model: str, version: str = "") -> Response:
+        handle = registry.ready(model, version)
+        versions = [v.version for v in registry.versions(model)]
+        signature = handle.signature
+        return _json(
+            v2_json.metadata(model, versions, handle.runtime.platform, signature.inputs, signature.outputs, facts(handle))
+        )
+
+    @api.post("/v2/repository/index", tags=["models"], responses=docs.ERRORS, openapi_extra=docs.INDEX_BODY)
+    @api.post("/v2/repository/{repository}/index", include_in_schema=False)
+    async def repository_index(request: Request) -> Response:
+        body = await read_body(request.receive, dict(request.headers), 64 * 1024, inference.settings.receive_timeout)
+        asked = docs.loads(body) if body.strip() else {}
+        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
+            raise InvalidRequest('expected {"ready": true or false}, or nothing')
+        shown = [v for v in registry.all_versions() if v.state is State.READY or not asked.get("ready")]
+        return _json([index_entry(v) for v in shown])
+
+
+def _add_inference(api: FastAPI, inference: Inference) -> None:
+    async def infer(protocol: str, model: str, version: str, request: Request) -> Response:
+        answer = await answer_inference(inference, protocol, model, version, request.scope, request.receive)
+        response = Response(answer.body, answer.status)
+        response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+        return response
+
+    @api.post("/v2/models/{model}/infer", tags=["inference"], responses=docs.INFER_ANSWERS, openapi_extra=docs.V2_BODY)
+    @api.post(
+        "/v2/models/{model}/versions/{version}/infer",
+        tags=["inference"],
+        responses=docs.INFER_ANSWERS,
+        openapi_extra=docs.V2_BODY,
+    )
+    async def v2_infer(request: Request, model: str, version: str = "") -> Response:
+        return await infer("v2", model, version, request)
+
+    @api.post("/v1/models/{model}:predict", tags=["inference"], responses=docs.INFER_ANSWERS, openapi_extra=docs.V1_BODY)
+    async def v1_predict(request: Request, model: str) -> Response:
+        return await infer("v1", model, "", request)
+
+
+def _add_errors(api: FastAPI) -> None:
+    @api.exception_handler(ServingError)
+    async def serving_error(request: Request, error: ServingError) -> Response:
+        answer = error_answer(error)
+        response = Response(answer.body, answer.status)
+        response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+        return response
+
+    @api.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        text = str(error.detail)
+        if error.status_code == 405:
+            text = f"method {request.method} is not allowed here"
+        return Response(error_body(text), error.status_code, media_type="application/json", headers=error.headers)
+
+    @api.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return Response(error_body("; ".join(str(e["msg"]) for e in error.errors())), 400, media_type="application/json")

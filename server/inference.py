@@ -1,0 +1,226 @@
+"""A wire call from bytes to bytes: decode, find the model, infer, encode.  Used by every edge, knows no transport.
+
+Every call ends in exactly one `Record` (metrics and access log), whether it was answered, refused or abandoned.
+"""
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import orjson
+
+from server.errors import InvalidRequest, RequestCancelled, RequestTooLarge, RuntimeFailed, ServingError
+from server.models import Registry
+from server.protocols import encoding, v1, v2_grpc, v2_json
+from server.protocols.status import status_of
+from server.settings import Settings
+from server.telemetry import AccessLog, Metrics, Record, log
+from server.tensors import InferRequest, InferResponse
+
+# Decoding more than this in the event loop would hold up others; in a thread it does not.
+DECODE_IN_THREAD = 256 * 1024
+
+Headers = list[tuple[bytes, bytes]]
+JSON: Headers = [(b"content-type", b"application/json")]
+_BINARY: Headers = [(b"content-type", b"application/octet-stream")]
+
+
+class Answer(NamedTuple):
+    """An HTTP answer, but for the connection's own headers."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Call(NamedTuple):
+    """One inference call over HTTP.  `headers` has lower-case names; `started` is on `time.perf_counter`'s clock."""
+
+    protocol: str
+    model: str
+    version: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    started: float
+
+
+def error_body(text: str) -> bytes:
+    """What every HTTP error says, in the only form that Open Inference clients read."""
+    return orjson.dumps({"error": text})
+
+
+class Inference:
+    """The calls of one process, over its registry."""
+
+    def __init__(
+        self, registry: Registry, settings: Settings, metrics: Metrics, access_log: AccessLog | None, executor: Executor
+    ) -> None:
+        self.registry, self.settings, self.metrics = registry, settings, metrics
+        self._log, self._executor = access_log, executor
+        self._ids = (f"{prefix}-{n}" for prefix in [os.urandom(4).hex()] for n in itertools.count(1))
+        self._in_flight = 0
+        metrics.in_flight.set_function(lambda: self._in_flight)
+
+    def answers_at_once(self, model: str, version: str) -> bool:
+        """Whether a call is answered within a turn or two of the event loop, so that its caller need not be watched."""
+        try:
+            return self.registry.ready(model, version).batcher.inline
+        except ServingError:
+            return True
+
+    def new_id(self) -> str:
+        return next(self._ids)
+
+    async def rest(self, call: Call) -> Answer:
+        """The answer to a V1 or V2 call; errors are answers too.  Only cancellation passes through."""
+        self._in_flight += 1
+        request_id = call.headers.get("x-request-id") or next(self._ids)
+        response: InferResponse | None = None
+        failure = ""
+        try:
+            response, answer = await (self._v1 if call.protocol == "v1" else self._v2)(call)
+            answer = self._encoded(call, answer)
+        except ServingError as error:
+            self._report(error, request_id)
+            failure, answer = type(error).__name__, error_answer(error)
+        except asyncio.CancelledError:
+            failure, answer = RequestCancelled.__name__, Answer(499, JSON, b"")
+            raise
+        except Exception as error:  # a bug of ours: the caller still gets an answer, and we the traceback
+            log.exception("internal error", request_id=request_id, path=call.path)
+            failure, answer = type(error).__name__, Answer(500, JSON, error_body(f"internal error; request id {request_id}"))
+        finally:
+            self._in_flight -= 1
+            self._record(call.protocol, "infer", call.path, call.model, answer.status, call.started, request_id,
+                         response, len(call.body), len(answer.body), failure)  # fmt: skip
+        return Answer(answer.status, [*answer.headers, (b"x-request-id", request_id.encode("latin-1", "replace"))], answer.body)
+
+    async def grpc(self, message: Any, path: str, timeout: float | None, request_id: str) -> Any:
+        """The ModelInferResponse to a ModelInferRequest.  Raises ServingError."""
+        started = time.perf_counter()
+        self._in_flight += 1
+        response: InferResponse | None = None
+        code, failure, sent = "OK", "", 0
+        try:
+            request: InferRequest = v2_grpc.decode(message)
+            request.timeout = least(request.timeout, timeout)
+            response = await self.registry.ready(request.model, request.version).infer(request)
+            answer = v2_grpc.encode(response)
+            sent = answer.ByteSize()
+            return answer
+        except ServingError as error:
+            self._report(error, request_id)
+            code, failure = status_of(error).grpc, type(error).__name__
+            raise
+        except asyncio.CancelledError:
+            code, failure = "CANCELLED", RequestCancelled.__name__
+            raise
+        except Exception as error:
+            code, failure = "INTERNAL", type(error).__name__
+            log.exception("internal error", request_id=request_id, path=path)
+            raise RuntimeFailed(f"internal error; request id {request_id}") from error
+        finally:
+            self._in_flight -= 1
+            self._record("grpc", "ModelInfer", path, message.model_name, code, started, request_id or message.id,
+                         response, message.ByteSize(), sent, failure)  # fmt: skip
+
+    async def _v2(self, call: Call) -> tuple[InferResponse, Answer]:
+        handle = self.registry.ready(call.model, call.version)
+        body, strict = self._body(call), self.settings.strict_json
+        length = call.headers.get(v2_json.HEADER_LENGTH)
+        request, wanted = await self._decode(len(body), v2_json.decode, call.model, body, length, strict)
+        request.timeout = least(request.timeout, _header_timeout(call.headers))
+        response = await handle.infer(request)
+        text, json_length = v2_json.encode(response, wanted, strict)
+        if json_length is None:
+            return response, Answer(200, JSON, text)
+        return response, Answer(200, [*_BINARY, (v2_json.HEADER_LENGTH.encode(), str(json_length).encode())], text)
+
+    async def _v1(self, call: Call) -> tuple[InferResponse, Answer]:
+        handle = self.registry.ready(call.model, call.version)
+        body, strict = self._body(call), self.settings.strict_json
+        request, form = await self._decode(len(body), v1.decode, call.model, body, handle.signature_for, strict)
+        request.timeout = _header_timeout(call.headers)
+        response = await handle.infer(request)
+        return response, Answer(200, JSON, v1.encode(response, form, strict))
+
+    async def _decode(self, size: int, decode: Any, *args: Any) -> Any:
+        if size <= DECODE_IN_THREAD:
+            return decode(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, decode, *args)
+
+    def _body(self, call: Call) -> bytes:
+        used = call.headers.get("content-encoding")
+        if not used:
+            return call.body
+        return encoding.decompress(call.body, used, self.settings.max_body_bytes)
+
+    def _encoded(self, call: Call, answer: Answer) -> Answer:
+        wanted = call.headers.get("accept-encoding")
+        if not wanted or len(answer.body) < encoding.SMALLEST:
+            return answer
+        chosen = encoding.accepted(wanted)
+        if not chosen:
+            return answer
+        headers = [*answer.headers, (b"content-encoding", chosen.encode()), (b"vary", b"accept-encoding")]
+        return Answer(answer.status, headers, encoding.compress(answer.body, chosen))
+
+    def _report(self, error: ServingError, request_id: str) -> None:
+        """The traceback of a model's own failure, for whoever runs the model; the caller gets one line."""
+        if isinstance(error, RuntimeFailed):
+            cause = error.__cause__ or error
+            log.error("the model failed", request_id=request_id, exc_info=cause)
+
+    def _record(
+        self, protocol: str, method: str, path: str, model: str, code: int | str, started: float, request_id: str,
+        response: InferResponse | None, bytes_in: int, bytes_out: int, failure: str,
+    ) -> None:  # fmt: skip
+        seconds = time.perf_counter() - started
+        if response is not None:
+            record = Record(protocol, method, path, response.model, response.version, code, seconds, request_id,
+                            response.rows, bytes_in, bytes_out, response.timing)  # fmt: skip
+        else:
+            known = model if model in self.registry.names() else "unknown"
+            record = Record(protocol, method, path, known, "", code, seconds, request_id, 0, bytes_in, bytes_out, error=failure)
+        self.metrics.observe(record)
+        if self._log is not None:
+            self._log.write(record)
+
+
+def error_answer(error: ServingError) -> Answer:
+    status = status_of(error).http
+    headers = list(JSON)
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if status == 415:
+        headers.append((b"accept-encoding", encoding.SUPPORTED.encode()))
+    return Answer(status, headers, error_body(str(error)))
+
+
+def least(*timeouts: float | None) -> float | None:
+    """The shortest of several timeouts in seconds, None standing for "none"."""
+    return min((t for t in timeouts if t is not None), default=None)
+
+
+def _header_timeout(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from `X-Request-Timeout` (seconds) or from what Envoy tells its upstreams (milliseconds)."""
+    for name, unit in (("x-request-timeout", 1.0), ("x-envoy-expected-rq-timeout-ms", 1e-3)):
+        text = headers.get(name)
+        if text is not None:
+            try:
+                seconds = float(text) * unit
+            except ValueError:
+                seconds = -1.0
+            if not 0 < seconds < 1e9:
+                raise InvalidRequest(f"header {name} is {text[:40]!r}, expected a number greater than 0")
+            return seconds
+    return None
+
+
+def too_large(size: int, limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"the body is {size} bytes, the limit is {limit} (--max_body_bytes)")

@@ -1,0 +1,311 @@
+"""Open Inference Protocol V2 over HTTP: JSON, with the binary tensor extension ↔ tensors.  Pure, no I/O.
+
+Source: the protocol's REST page and its binary data extension (`Inference-Header-Content-Length`).  `decode` tries one
+typed pass over the text; whatever that can't take goes to `_decode_exactly`, which either understands it after all or
+says what is wrong.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
+from server.protocols import json_values
+from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
+from server.tensors import DATATYPES, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
+
+HEADER_LENGTH = "inference-header-content-length"
+MAX_TENSORS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a request wants its outputs written: binary or JSON, by name, with a default for the rest."""
+
+    binary: bool = False
+    by_name: Mapping[str, bool] | None = None
+
+    def is_binary(self, name: str) -> bool:
+        return self.binary if self.by_name is None else self.by_name.get(name, self.binary)
+
+
+_NONE = msgspec.Raw(b"")
+_PLAIN = Wanted()
+_ALL_BINARY = Wanted(binary=True)
+
+
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw = _NONE
+    parameters: dict[str, Any] | None = None
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Input]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[_Output] | None = None
+
+
+_decode_request = msgspec.json.Decoder(_Request).decode
+
+
+def decode(model: str, body: bytes, header_length: str | None = None, strict: bool = False) -> tuple[InferRequest, Wanted]:
+    """A request and how it wants its answer.  Raises InvalidRequest and its children, NotSupported."""
+    text: bytes | memoryview = body
+    tail = memoryview(b"")
+    if header_length is not None:
+        text, tail = _cut(body, header_length)
+    try:
+        parsed = _decode_request(text)
+        inputs = _quick_inputs(parsed, text, tail)
+    except (msgspec.MsgspecError, RecursionError, ServingError):
+        inputs = None
+    if inputs is None:
+        return _decode_exactly(model, text, tail, strict)
+    parameters = parsed.parameters or {}
+    request = InferRequest(model, inputs, id=parsed.id or "", parameters=parameters, timeout=timeout_of(parameters))
+    if parsed.outputs:
+        request.outputs = [o.name for o in parsed.outputs]
+        return request, _wanted(parameters, [(o.name, o.parameters) for o in parsed.outputs])
+    return request, _wanted(parameters, ()) if parameters else _PLAIN
+
+
+def _cut(body: bytes, header_length: str) -> tuple[memoryview, memoryview]:
+    try:
+        length = int(header_length) if header_length.strip().isdecimal() else -1
+    except ValueError:
+        length = -1
+    if not 0 <= length <= len(body):
+        raise InvalidRequest(
+            f"{HEADER_LENGTH} is {header_length[:40]!r}, expected the length of the JSON part: 0 to {len(body)}, the body's length"
+        )
+    if length == 0:
+        raise NotSupported(f"{HEADER_LENGTH} is 0: raw binary requests without a JSON part are not built; send the JSON header")
+    view = memoryview(body)
+    return view[:length], view[length:]
+
+
+def _quick_inputs(parsed: _Request, text: bytes | memoryview, tail: memoryview) -> dict[str, Tensor] | None:
+    """The tensors where all is plain, else None."""
+    raw = bytes(text)
+    count = len(parsed.inputs)
+    # a repeated key would go unseen: the parser keeps the last
+    if not count or raw.count(b'"data"') + raw.count(b'"binary_data_size"') != count or raw.count(b'"inputs"') != 1:
+        return None
+    if raw.count(b'"shape"') != count or raw.count(b'"datatype"') != count:
+        return None
+    inputs: dict[str, Tensor] = {}
+    start = 0
+    for one in parsed.inputs:
+        kind = DATATYPES.get(one.datatype)
+        if kind is None:
+            return None
+        shape = tuple(one.shape)
+        if one.data:
+            array = json_values.fast_array(one.data, kind)
+            if array is None or (array.shape != shape and (array.ndim != 1 or len(shape) > 16)):
+                return None
+            if array.shape != shape:
+                if min(shape, default=0) < 0 or element_count(shape) != array.size:
+                    return None
+                array = array.reshape(shape)
+            inputs[one.name] = Tensor(kind.name, array)
+        else:
+            size = (one.parameters or {}).get("binary_data_size")
+            if type(size) is not int or size < 0 or start + size > len(tail):
+                return None
+            inputs[one.name] = tensor_from_raw(one.name, kind, checked_shape(one.name, one.shape), tail[start : start + size])
+            start += size
+    return inputs if start == len(tail) and len(inputs) == count else None
+
+
+def _wanted(parameters: Mapping[str, Any], outputs: Sequence[tuple[str, Mapping[str, Any] | None]]) -> Wanted:
+    default = parameters.get("binary_data_output", False)
+    if not isinstance(default, bool):
+        raise InvalidRequest(f"parameter binary_data_output is {default!r}, expected true or false")
+    by_name: dict[str, bool] = {}
+    for name, told in outputs:
+        told = told or {}
+        for unavailable in ("shared_memory_region", "classification"):
+            if unavailable in told:
+                raise NotSupported(f"output {name!r} asks for {unavailable}, which this server does not offer")
+        if "binary_data" in told:
+            if not isinstance(told["binary_data"], bool):
+                raise InvalidRequest(f"output {name!r}: binary_data is {told['binary_data']!r}, expected true or false")
+            by_name[name] = told["binary_data"]
+    if by_name:
+        return Wanted(default, by_name)
+    return _ALL_BINARY if default else _PLAIN
+
+
+def timeout_of(parameters: Mapping[str, Any]) -> float | None:
+    """Seconds that the `timeout` parameter (microseconds) allows; parameters that can't be sent are refused here too."""
+    for name, value in parameters.items():
+        if name.startswith("triton_"):
+            raise InvalidRequest(f"parameter {name!r} is reserved: names that begin with triton_ can't be sent")
+        if isinstance(value, dict | list):
+            raise InvalidRequest(
+                f"parameter {name!r} is a {json_values.type_name(value)}; parameters are strings, numbers or booleans"
+            )
+    if "timeout" not in parameters:
+        return None
+    timeout = parameters["timeout"]
+    if isinstance(timeout, str) and timeout.isdecimal():
+        timeout = int(timeout)
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise InvalidRequest(f"parameter timeout is {timeout!r}, expected a whole number of microseconds, greater than 0")
+    # Triton's clients send 0 for "none"
+    return timeout / 1e6 if timeout else None
+
+
+def _decode_exactly(model: str, text: bytes | memoryview, tail: memoryview, strict: bool) -> tuple[InferRequest, Wanted]:
+    document = json_values.parse(text, "request body" if not tail else "the request's JSON part")
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"expected a JSON object, got a {json_values.type_name(document)}")
+    parameters = _object(document, "parameters", "the request")
+    request = InferRequest(model, {}, parameters=parameters, timeout=timeout_of(parameters))
+    given_id = document.get("id")
+    if given_id is not None and not isinstance(given_id, str):
+        raise InvalidRequest(f"id is a {json_values.type_name(given_id)}, expected a string")
+    request.id = given_id or ""
+    if "inputs" not in document:
+        raise InvalidRequest("missing 'inputs'; a request is an object with a list of inputs")
+    start = 0
+    for at, one in enumerate(_list(document["inputs"], "inputs")):
+        name, tensor, used = _input(one, f"inputs[{at}]", tail[start:], strict)
+        if name in request.inputs:
+            raise InvalidInput(f"input {name!r} is given twice")
+        request.inputs[name] = tensor
+        start += used
+    if not request.inputs:
+        raise InvalidRequest("'inputs' is empty; a request needs at least one")
+    if start != len(tail):
+        raise InvalidRequest(
+            f"{len(tail) - start} bytes of binary data are left over: the inputs' binary_data_size add up to {start}"
+        )
+    outputs: list[tuple[str, Mapping[str, Any]]] = []
+    for at, one in enumerate(_list(document.get("outputs") or [], "outputs")):
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            raise InvalidRequest(f"outputs[{at}] needs a name (a string)")
+        outputs.append((one["name"], _object(one, "parameters", f"outputs[{at}]")))
+    if outputs:
+        request.outputs = [name for name, _ in outputs]
+    return request, _wanted(parameters, outputs)
+
+
+def _input(one: Any, where: str, tail: memoryview, strict: bool) -> tuple[str, Tensor, int]:
+    """(name, tensor, bytes of the binary part that it used)."""
+    if not isinstance(one, dict):
+        raise InvalidRequest(f"{where} is a {json_values.type_name(one)}, expected an object")
+    name = one.get("name")
+    if not isinstance(name, str):
+        raise InvalidRequest(f"{where} needs a name (a string)")
+    for key in ("datatype", "shape"):
+        if key not in one:
+            raise InvalidInput(f"input {name!r} has no {key}")
+    kind = datatype(one["datatype"])
+    if not isinstance(one["shape"], list):
+        raise InvalidInput(f"input {name!r}: shape is a {json_values.type_name(one['shape'])}, expected a list of whole numbers")
+    shape = checked_shape(name, one["shape"])
+    parameters = _object(one, "parameters", where)
+    given = [k for k in ("data", "binary_data_size", "shared_memory_region") if k in (one if k == "data" else parameters)]
+    if len(given) != 1:
+        raise InvalidInput(
+            f"input {name!r} needs exactly one of data and binary_data_size, got {' and '.join(given) or 'neither'}"
+        )
+    if given == ["shared_memory_region"]:
+        raise NotSupported(f"input {name!r} is in shared memory, which this server does not offer")
+    if given == ["binary_data_size"]:
+        size = parameters["binary_data_size"]
+        if type(size) is not int or size < 0:
+            raise InvalidInput(f"input {name!r}: binary_data_size is {size!r}, expected a whole number of bytes")
+        if size > len(tail):
+            raise InvalidInput(f"input {name!r}: binary_data_size is {size}, but only {len(tail)} bytes of binary data are left")
+        return name, tensor_from_raw(name, kind, shape, tail[:size]), size
+    return name, Tensor(kind.name, _data(name, one["data"], kind.name, shape, strict)), 0
+
+
+def _data(name: str, data: Any, kind: str, shape: tuple[int, ...], strict: bool) -> np.ndarray[Any, Any]:
+    if not isinstance(data, list):
+        data = [data] if element_count(shape) == 1 and not isinstance(data, dict) else data
+        if not isinstance(data, list):
+            raise InvalidInput(f"input {name!r}: data is a {json_values.type_name(data)}, expected a list")
+    array = json_values.exact_array(data, DATATYPES[kind], f"input {name!r}", strict)
+    if array.shape == shape:
+        return array
+    if array.size != element_count(shape):
+        raise InvalidInput(f"input {name!r}: shape {list(shape)} needs {element_count(shape)} values, data has {array.size}")
+    if array.ndim > 1:
+        raise InvalidInput(f"input {name!r}: data is nested as {list(array.shape)}, but shape says {list(shape)}")
+    return array.reshape(shape)
+
+
+def _object(parent: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = parent.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{where}: {key} is a {json_values.type_name(value)}, expected an object")
+    return value
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{what!r} is a {json_values.type_name(value)}, expected a list")
+    if len(value) > MAX_TENSORS:
+        raise InvalidRequest(f"{what!r} has {len(value)} entries, {MAX_TENSORS} are allowed")
+    return value
+
+
+def encode(response: InferResponse, wanted: Wanted, strict: bool = False) -> tuple[bytes, int | None]:
+    """The answer's body, and the length of its JSON part where binary tensors follow it."""
+    outputs, arrays, tail = [], [], []
+    for name, tensor in response.outputs.items():
+        entry: dict[str, Any] = {"name": name, "datatype": tensor.datatype, "shape": tensor.array.shape}
+        if wanted.is_binary(name):
+            raw = raw_from_tensor(name, tensor)
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            tail.append(raw)
+        else:
+            entry["data"] = json_values.jsonable(tensor, name, flat=True)
+            if not isinstance(entry["data"], list):
+                entry["data"] = np.atleast_1d(entry["data"])
+                arrays.append(entry["data"])
+        outputs.append(entry)
+    document: dict[str, Any] = {"model_name": response.model}
+    if response.version:
+        document["model_version"] = response.version
+    if response.id:
+        document["id"] = response.id
+    document["outputs"] = outputs
+    text = json_values.dump(document, arrays, strict)
+    if not tail:
+        return text, None
+    return b"".join([text, *tail]), len(text)
+
+
+def metadata(
+    name: str,
+    versions: Sequence[str],
+    platform: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    properties: Mapping[str, str],
+) -> dict[str, Any]:
+    """The model metadata object ("Model Metadata Response JSON Object")."""
+    document: dict[str, Any] = {"name": name}
+    if any(versions):
+        document["versions"] = list(versions)
+    document |= {"platform": platform, "inputs": [i.as_json() for i in inputs], "outputs": [o.as_json() for o in outputs]}
+    return {**document, "properties": dict(properties)}

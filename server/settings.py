@@ -1,0 +1,120 @@
+"""Everything one predictor process is told: flags and SERVER_* variables, read once into one frozen object.
+
+Nothing else in `server` reads the environment.  The deployer writes what this reads (`to_flags`), so that a renamed
+setting is a type error there and not a broken process.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MEBIBYTE = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Flags are the field names (`--model_name`, or `--model-name`); 0 means "choose by measuring" where it says so."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVER_", frozen=True, extra="ignore", protected_namespaces=())
+
+    model_name: str = Field("", description="the model's name in URLs; default: derived from the file's name")
+    model_dir: str = Field("", description="the model: a file, a folder, or a file:// URI")
+    runtime: str = Field("", description="sklearn, onnx, tensorflow, python; default: by looking at the files")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
+    grpc_port: int = Field(8081, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    enable_grpc: bool = Field(True, description="serve gRPC")
+    enable_docs_url: bool = Field(True, description="serve /docs and /openapi.json")
+    root_path: str = Field("", description="a path prefix in front of every URL, such as /serving/default/iris")
+
+    trust_pickle: bool = Field(False, description="open files that may run code: pickle, joblib, Python classes")
+    strict_versions: bool = Field(False, description="refuse a model made by another version of its framework")
+    strict_json: bool = Field(False, description="write NaN and Infinity as null, and refuse them in requests")
+    runtime_option: tuple[str, ...] = Field((), description="NAME=VALUE for the runtime; may be repeated")
+
+    threads: int = Field(0, ge=0, description="CPU budget of the model's thread pools; 0: the cgroup's quota")
+    concurrency: int = Field(0, ge=0, description="batches at once; 0: what the runtime asks for")
+    max_batch_size: int = Field(0, ge=0, description="rows per batch; 1: no batching; 0: measured at load")
+    max_queue: int = Field(0, ge=0, description="rows that may wait; 0: sixteen batches, at least 1024")
+    timeout: float = Field(60.0, ge=0, description="seconds a request may take; 0: no limit")
+    max_body_bytes: int = Field(64 * MEBIBYTE, gt=0, description="largest request body and gRPC message, after decompression too")
+    receive_timeout: float = Field(30.0, gt=0, description="seconds a client has to send a request's body")
+    timeout_keep_alive: float = Field(65.0, gt=0, description="seconds an idle connection is kept")
+    limit_connections: int = Field(1000, gt=0, description="HTTP connections at once")
+
+    drain_delay: float = Field(
+        5.0, ge=0, description="seconds to go on serving after SIGTERM, not ready, while load balancers notice"
+    )
+    grace: float = Field(25.0, ge=0, description="seconds from SIGTERM after which what still runs is given up")
+    workers: int = Field(1, ge=1, description="processes that share the listening addresses")
+
+    access_log: bool = Field(True, description="one line per request on stderr")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere")
+    output: Literal["text", "json", "none"] = Field("none", description="what is printed on stdout when ready")
+
+    @property
+    def runtime_options(self) -> dict[str, str]:
+        return {name: value for name, _, value in (option.partition("=") for option in self.runtime_option)}
+
+
+def from_flags(argv: Sequence[str]) -> Settings:
+    """Settings from a command line over the environment's SERVER_* variables; unknown flags end the process with exit 2."""
+    parser = argparse.ArgumentParser(prog="python -m server", description="Serve one model over HTTP and gRPC.")
+    for name, field in Settings.model_fields.items():
+        names = [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
+        text = f"{field.description} (default: {field.default!r})"
+        if field.annotation is bool:
+            parser.add_argument(*names, nargs="?", const=True, type=_flag, default=None, metavar="true|false", help=text)
+        elif name == "runtime_option":
+            parser.add_argument(*names, action="append", default=None, metavar="NAME=VALUE", help=text)
+        else:
+            kind: Any = field.annotation if isinstance(field.annotation, type) else str
+            parser.add_argument(*names, type=kind, default=None, metavar=name.split("_")[-1].upper(), help=text)
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValueError as error:
+        parser.error(_first_mistake(error))
+
+
+def to_flags(settings: Settings) -> list[str]:
+    """The command line that gives these settings: the inverse of `from_flags`, default values left out."""
+    flags: list[str] = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if value == field.default:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        flags += [f"--{name}={str(one).lower() if isinstance(one, bool) else one}" for one in values]
+    return flags
+
+
+def _flag(text: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return known[text.lower()]
+
+
+def _first_mistake(error: ValueError) -> str:
+    mistakes: list[Any] = getattr(error, "errors", list)()
+    return "; ".join(f"--{'.'.join(map(str, m['loc']))}: {m['msg']}, got {m['input']!r}" for m in mistakes) or str(error)
+
+
+def cpu_budget() -> int:
+    """CPUs this process may use: the smaller of its affinity and its cgroup's quota, at least 1.
+
+    Frameworks size their thread pools by the host's cores, which throttles them in a container with a quota.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)

@@ -1,0 +1,216 @@
+"""What is seen of a running predictor: metric names, the access log, the log's format.  All names are in this file.
+
+Labels are bounded: a model that is not loaded is "unknown", whatever a URL says.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import IO, Any, NamedTuple
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from server.tensors import Timing
+
+# seconds: 0.5 ms, 1 ms, … 65 s
+SECONDS = [0.0005 * 2**k for k in range(18)]
+ROWS = [2**k for k in range(13)]
+
+log = structlog.get_logger("serveplane")
+
+
+class Record(NamedTuple):
+    """One answered request, as the access log and the request metrics see it.  `seconds` from first byte to answer."""
+
+    protocol: str
+    method: str
+    path: str
+    model: str
+    version: str
+    code: int | str
+    seconds: float
+    request_id: str = ""
+    rows: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    timing: Timing = Timing()
+    error: str = ""
+
+
+class Metrics:
+    """The process's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        model = ["model", "version"]
+        labels = [*model, "protocol", "method", "code"]
+        self._duration = Histogram(
+            "serve_request_duration_seconds",
+            "From a request's first byte to its answer",
+            labels,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._request_bytes = Counter("serve_request_bytes", "Bytes of request bodies", model, registry=registry)
+        self._response_bytes = Counter("serve_response_bytes", "Bytes of answers", model, registry=registry)
+        self.queue = Histogram(
+            "serve_queue_duration_seconds", "Time a request waited for its batch", model, buckets=SECONDS, registry=registry
+        )
+        self.compute = Histogram(
+            "serve_compute_duration_seconds", "Time the model took for a batch", model, buckets=SECONDS, registry=registry
+        )
+        self.batch_rows = Histogram("serve_batch_rows", "Rows per batch", model, buckets=ROWS, registry=registry)
+        self.in_flight = Gauge("serve_requests_in_flight", "Requests received and not yet answered", registry=registry)
+        self.queue_rows = Gauge("serve_queue_rows", "Rows that wait", model, registry=registry)
+        self.rejected = Counter("serve_rejected", "Requests not run", [*model, "reason"], registry=registry)
+        self.fallbacks = Counter(
+            "serve_batch_fallback", "Batches that failed and were run again in parts", model, registry=registry
+        )
+        self.state = Gauge(
+            "serve_model_state", "1 for the state that a model version is in", [*model, "state"], registry=registry
+        )
+        self.load_seconds = Gauge("serve_model_load_seconds", "Seconds from opening a model to ready", model, registry=registry)
+        self.load_failures = Counter("serve_model_load_failures", "Models that could not be loaded", ["model"], registry=registry)
+        self.memory = Gauge("serve_model_memory_bytes", "What loading added to resident memory", model, registry=registry)
+        self.loop_lag = Gauge("serve_event_loop_lag_seconds", "How late the event loop last woke up", registry=registry)
+        self._child = lru_cache(maxsize=4096)(self._duration.labels)
+        self._sent = lru_cache(maxsize=512)(lambda *m: (self._request_bytes.labels(*m), self._response_bytes.labels(*m)))
+
+    def observe(self, record: Record) -> None:
+        self._child(record.model, record.version, record.protocol, record.method, record.code).observe(record.seconds)
+        received, sent = self._sent(record.model, record.version)
+        received.inc(record.bytes_in)
+        sent.inc(record.bytes_out)
+
+    def of_model(self, model: str, version: str) -> "ModelMetrics":
+        return ModelMetrics(self, model, version)
+
+    def page(self) -> tuple[bytes, str]:
+        """Prometheus' text page and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class ModelMetrics:
+    """One model version's metrics with their labels bound; the batcher's observer."""
+
+    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
+        labels = self.labels = (model, version)
+        self._queue, self._compute = metrics.queue.labels(*labels), metrics.compute.labels(*labels)
+        self._rows, self._waiting = metrics.batch_rows.labels(*labels), metrics.queue_rows.labels(*labels)
+        self._fallbacks, self._rejected = metrics.fallbacks.labels(*labels), metrics.rejected
+        self._state = metrics.state
+        self.load_seconds, self.memory = metrics.load_seconds.labels(*labels), metrics.memory.labels(*labels)
+
+    def batch(self, rows: int, seconds: float) -> None:
+        self._compute.observe(seconds)
+        self._rows.observe(rows)
+
+    def waited(self, seconds: float) -> None:
+        self._queue.observe(seconds)
+
+    def fallback(self) -> None:
+        self._fallbacks.inc()
+
+    def rejected(self, reason: str) -> None:
+        self._rejected.labels(*self.labels, reason).inc()
+
+    def queued(self, rows: int) -> None:
+        self._waiting.set(rows)
+
+    def alone(self, why: str) -> None:
+        log.warning("requests of this model are no longer joined", model=self.labels[0], version=self.labels[1], reason=why)
+
+    def entered(self, state: str, states: tuple[str, ...]) -> None:
+        for one in states:
+            self._state.labels(*self.labels, one).set(one == state)
+
+
+class AccessLog:
+    """A line per request, collected and written a few times a second, so that no request waits for a disk or a terminal."""
+
+    def __init__(self, stream: IO[bytes], json: bool, flush_seconds: float = 0.25) -> None:
+        self._stream, self._json, self._flush_seconds = stream, json, flush_seconds
+        self._lines: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, record: Record) -> None:
+        self._lines.append(json_line(record) if self._json else text_line(record))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self.flush)
+
+    def flush(self) -> None:
+        lines, self._lines, self._timer = self._lines, [], None
+        if lines:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+
+
+def json_line(record: Record) -> bytes:
+    line: dict[str, Any] = {
+        "time": round(time.time(), 3),
+        "event": "request",
+        "protocol": record.protocol,
+        "method": record.method,
+        "path": record.path[:1024],
+        "model": record.model,
+        "version": record.version,
+        "code": record.code,
+        "ms": round(record.seconds * 1e3, 3),
+        "queue_ms": round(record.timing.queue * 1e3, 3),
+        "compute_ms": round(record.timing.compute * 1e3, 3),
+        "batch_rows": record.timing.batch_rows,
+        "rows": record.rows,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "request_id": record.request_id[:256],
+    }
+    if record.error:
+        line["error"] = record.error
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def text_line(record: Record) -> bytes:
+    t = record.timing
+    batch = f"  queue {t.queue * 1e3:.2f}  compute {t.compute * 1e3:.2f}  batch {t.batch_rows}" if t.batch_rows else ""
+    clock = time.strftime("%H:%M:%S")
+    line = f"{clock}  {record.code}  {record.seconds * 1e3:8.2f} ms  {record.protocol} {record.path}{batch}"
+    # a path is the client's: nothing in it may move the cursor or fake a line
+    return "".join(c if c.isprintable() else "?" for c in line).encode() + b"\n"
+
+
+def configure_logging(json: bool) -> None:
+    """Everything that is said goes to stderr: one JSON object a line, or coloured text on a terminal."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if json:
+        render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
+    else:
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+    structlog.configure(
+        processors=[*shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # what other libraries log through the standard library becomes a line of the same form
+    logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+
+
+class _ToStructlog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def _dumps(event: Mapping[str, Any], **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()
