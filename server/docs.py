@@ -88,7 +88,12 @@ def loads(body: bytes) -> Any:
 
 def describe(api: FastAPI, registry: Registry) -> dict[str, Any]:
     """The OpenAPI document, with the models that are ready now."""
-    document = get_openapi(title=api.title, version=api.version, routes=api.routes, description="Open Inference V2 and KServe V1 over the models below.")
+    document = get_openapi(
+        title=api.title,
+        version=api.version,
+        routes=api.routes,
+        description="Open Inference V2 and KServe V1 over the models below.",
+    )
     for version in registry.all_versions():
         if version.handle is not None:
             document["paths"].update(_model_paths(version.handle))

@@ -236,7 +236,8 @@ def _fit(spec: TensorSpec, given: str, tensor: Tensor) -> Array:
         array = _cast(spec, given, tensor)
     shape, want = array.shape, spec.shape
     if spec.unknown_rank:
-        pass
+        if not shape:
+            raise InvalidInput(f"input {given!r} is a scalar, the model expects at least one dimension")
     elif len(shape) != len(want):
         if spec.column and len(shape) == 2 and shape[1] == 1:
             array = array.reshape(-1)

@@ -14,6 +14,7 @@ import numpy as np
 
 from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
 from server.protocols import json_values
+from server.protocols.parameters import timeout_of
 from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
 from server.tensors import DATATYPES, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
 
@@ -149,26 +150,6 @@ def _wanted(parameters: Mapping[str, Any], outputs: Sequence[tuple[str, Mapping[
     return _ALL_BINARY if default else _PLAIN
 
 
-def timeout_of(parameters: Mapping[str, Any]) -> float | None:
-    """Seconds that the `timeout` parameter (microseconds) allows; parameters that can't be sent are refused here too."""
-    for name, value in parameters.items():
-        if name.startswith("triton_"):
-            raise InvalidRequest(f"parameter {name!r} is reserved: names that begin with triton_ can't be sent")
-        if isinstance(value, dict | list):
-            raise InvalidRequest(
-                f"parameter {name!r} is a {json_values.type_name(value)}; parameters are strings, numbers or booleans"
-            )
-    if "timeout" not in parameters:
-        return None
-    timeout = parameters["timeout"]
-    if isinstance(timeout, str) and timeout.isdecimal():
-        timeout = int(timeout)
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        raise InvalidRequest(f"parameter timeout is {timeout!r}, expected a whole number of microseconds, greater than 0")
-    # Triton's clients send 0 for "none"
-    return timeout / 1e6 if timeout else None
-
-
 def _decode_exactly(model: str, text: bytes | memoryview, tail: memoryview, strict: bool) -> tuple[InferRequest, Wanted]:
     document = json_values.parse(text, "request body" if not tail else "the request's JSON part")
     if not isinstance(document, dict):
@@ -246,7 +227,7 @@ def _data(name: str, data: Any, kind: str, shape: tuple[int, ...], strict: bool)
         return array
     if array.size != element_count(shape):
         raise InvalidInput(f"input {name!r}: shape {list(shape)} needs {element_count(shape)} values, data has {array.size}")
-    if array.ndim > 1:
+    if array.ndim > 1 and array.size:
         raise InvalidInput(f"input {name!r}: data is nested as {list(array.shape)}, but shape says {list(shape)}")
     return array.reshape(shape)
 

@@ -52,7 +52,9 @@ class Model:
         self._predict = predict or (lambda x: x.sum(axis=1))
 
     def __call__(self, signature, inputs, outputs, parameters):
-        self.calls.append({"rows": len(inputs["x"]), "outputs": outputs, "parameters": dict(parameters), "dtype": inputs["x"].dtype})
+        self.calls.append(
+            {"rows": len(inputs["x"]), "outputs": outputs, "parameters": dict(parameters), "dtype": inputs["x"].dtype}
+        )
         self.entered.set()
         assert self.gate.wait(10)
         return {"y": self._predict(inputs["x"])}
@@ -269,7 +271,9 @@ def test_a_request_that_the_queue_can_not_answer_in_time_is_refused_when_it_come
 
 
 @both_ways
-@pytest.mark.parametrize("change", [lambda y: y[:-1], lambda y: np.append(y, 0.0), lambda y: y.sum()], ids=["fewer", "more", "scalar"])
+@pytest.mark.parametrize(
+    "change", [lambda y: y[:-1], lambda y: np.append(y, 0.0), lambda y: y.sum()], ids=["fewer", "more", "scalar"]
+)
 def test_10_a_result_with_the_wrong_rows_is_never_sliced_and_joining_stops(pool, cost, change):
     def predict(x):
         return x.sum(axis=1) if len(x) == 1 else change(x.sum(axis=1))

@@ -1,0 +1,214 @@
+"""Open Inference over gRPC: its protobuf messages ↔ the one shape inside.
+
+Pure functions; no I/O, and no gRPC either: calls, status codes and deadlines belong to the edge.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
+from server.protocols import _pb
+from server.protocols.parameters import timeout_of
+from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
+from server.tensors import Array, Datatype, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
+
+_InferResponse = _pb.message("ModelInferResponse")
+_ModelMetadata = _pb.message("ModelMetadataResponse")
+_ServerMetadata = _pb.message("ServerMetadataResponse")
+_RepositoryIndex = _pb.message("RepositoryIndexResponse")
+
+
+class _Field(NamedTuple):
+    """Where typed contents of one datatype are; `limits` where the field is wider than the datatype.
+
+    `fixed`: protobuf packs the field's elements just as the array has them.
+    """
+
+    name: str
+    limits: tuple[int, int] | None = None
+    fixed: bool = False
+
+
+_FIELDS = {
+    "BOOL": _Field("bool_contents", fixed=True),
+    "UINT8": _Field("uint_contents", (0, 2**8 - 1)),
+    "UINT16": _Field("uint_contents", (0, 2**16 - 1)),
+    "UINT32": _Field("uint_contents"),
+    "UINT64": _Field("uint64_contents"),
+    "INT8": _Field("int_contents", (-(2**7), 2**7 - 1)),
+    "INT16": _Field("int_contents", (-(2**15), 2**15 - 1)),
+    "INT32": _Field("int_contents"),
+    "INT64": _Field("int64_contents"),
+    "FP32": _Field("fp32_contents", fixed=True),
+    "FP64": _Field("fp64_contents", fixed=True),
+    "BYTES": _Field("bytes_contents"),
+}
+# From about here on, copying packed bytes beats turning each element into a Python object.
+_MANY = 128
+
+
+def decode(message: Any) -> InferRequest:
+    """A ModelInferRequest as arrays; raw contents are not copied.
+
+    InvalidInput names the input that is malformed, InvalidRequest the parameter; NotSupported for what is not offered.
+    """
+    sent, raw = message.inputs[:], message.raw_input_contents[:]
+    if not sent:
+        raise InvalidInput("the request has no inputs")
+    if raw and len(raw) != len(sent):
+        raise _raw_count_fault(message)
+    inputs: dict[str, Tensor] = {}
+    for at, tensor in enumerate(sent):
+        name = tensor.name
+        if name in inputs:
+            raise InvalidInput(f"input {name!r} is given twice")
+        inputs[name] = _input(name, tensor, raw[at] if raw else None)
+    request = InferRequest(message.model_name, inputs, message.model_version, message.id)
+    if message.outputs:
+        request.outputs = [_requested(output) for output in message.outputs]
+    if message.parameters:
+        request.parameters = _parameters(message.parameters)
+        request.timeout = timeout_of(request.parameters)
+    return request
+
+
+def encode(response: InferResponse) -> Any:
+    """The ModelInferResponse, always with raw contents: common clients read no other numbers."""
+    message = _InferResponse(model_name=response.model, model_version=response.version, id=response.id)
+    for name, tensor in response.outputs.items():
+        message.outputs.add(name=name, datatype=tensor.datatype, shape=tensor.array.shape)
+        message.raw_output_contents.append(raw_from_tensor(name, tensor))
+    return message
+
+
+def server_metadata(name: str, version: str, extensions: Sequence[str]) -> Any:
+    return _ServerMetadata(name=name, version=version, extensions=extensions)
+
+
+def model_metadata(
+    name: str,
+    versions: Sequence[str],
+    platform: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    properties: Mapping[str, str],
+) -> Any:
+    return _ModelMetadata(
+        name=name,
+        versions=versions,
+        platform=platform,
+        inputs=[spec.as_json() for spec in inputs],
+        outputs=[spec.as_json() for spec in outputs],
+        properties=properties,
+    )
+
+
+def repository_index(entries: Iterable[tuple[str, str, str, str]]) -> Any:
+    """The RepositoryIndexResponse of (name, version, state, reason) entries, in their order."""
+    message = _RepositoryIndex()
+    for name, version, state, reason in entries:
+        message.models.add(name=name, version=version, state=state, reason=reason)
+    return message
+
+
+def _input(name: str, tensor: Any, raw: bytes | None) -> Tensor:
+    if tensor.parameters:
+        _reject_shared_memory(f"input {name!r}", tensor)
+    try:
+        kind = datatype(tensor.datatype)
+    except InvalidInput as error:
+        raise InvalidInput(f"input {name!r}: {error}") from None
+    shape = checked_shape(name, tensor.shape[:])
+    if raw is None:
+        return Tensor(kind.name, _typed(name, kind, shape, tensor.contents))
+    if tensor.HasField("contents") and tensor.contents.ListFields():
+        raise _both(name)
+    return tensor_from_raw(name, kind, shape, raw)
+
+
+def _typed(name: str, kind: Datatype, shape: tuple[int, ...], contents: Any) -> Array:
+    field = _FIELDS.get(kind.name)
+    if field is None:
+        raise InvalidInput(f"input {name!r} is {kind.name}, which has no typed contents; use raw_input_contents")
+    count, found = element_count(shape), contents.ListFields()
+    if not found and not count:
+        return np.empty(shape, kind.dtype)
+    if len(found) != 1 or found[0][0].name != field.name:
+        raise InvalidInput(_field_fault(name, kind, field, [descriptor.name for descriptor, _ in found]))
+    values = found[0][1]
+    if len(values) != count:
+        raise InvalidInput(f"input {name!r} of shape {list(shape)} needs {count} values, {field.name} has {len(values)}")
+    if field.fixed and count >= _MANY:
+        array = _packed(contents, kind, count)
+        if array is not None:
+            return array.reshape(shape)
+    elements = values[:]
+    if field.limits is not None and count:
+        _check_range(name, kind, field.limits, elements)
+    return np.array(elements, kind.dtype).reshape(shape)
+
+
+def _packed(contents: Any, kind: Datatype, count: int) -> Array | None:
+    """The array in the packed form of the only field of `contents`; None where unknown fields are beside it."""
+    message, size = contents.SerializeToString(), count * kind.itemsize
+    tag_and_length = 1 + -(-size.bit_length() // 7)
+    if len(message) != tag_and_length + size:
+        return None
+    # copied, because behind the tag and the length the elements are not aligned
+    return np.frombuffer(message, kind.dtype, offset=tag_and_length).copy()
+
+
+def _check_range(name: str, kind: Datatype, limits: tuple[int, int], elements: list[int]) -> None:
+    low, high = limits
+    if low <= min(elements) and max(elements) <= high:
+        return
+    at = next(i for i, value in enumerate(elements) if not low <= value <= high)
+    raise InvalidInput(f"input {name!r}: element {at} is {elements[at]}, {kind.name} goes from {low} to {high}")
+
+
+def _field_fault(name: str, kind: Datatype, field: _Field, found: list[str]) -> str:
+    if not found:
+        return f"input {name!r} has no data: neither {field.name} nor raw_input_contents is set"
+    return f"input {name!r} is {kind.name} and needs {field.name} only, but the request sets {', '.join(found)}"
+
+
+def _both(name: str) -> InvalidInput:
+    return InvalidInput(f"input {name!r} has contents although the request uses raw_input_contents; send one of the two")
+
+
+def _raw_count_fault(message: Any) -> ServingError:
+    for tensor in message.inputs:
+        _reject_shared_memory(f"input {tensor.name!r}", tensor)
+        if tensor.contents.ListFields():
+            return _both(tensor.name)
+    names = ", ".join(tensor.name for tensor in message.inputs)
+    return InvalidInput(
+        f"raw_input_contents has {len(message.raw_input_contents)} entries"
+        f" for {len(message.inputs)} inputs ({names}); send one for each"
+    )
+
+
+def _reject_shared_memory(what: str, tensor: Any) -> None:
+    if "shared_memory_region" in tensor.parameters:
+        raise NotSupported(f"{what} is in shared memory, which this server does not offer; send it in the message")
+
+
+def _requested(output: Any) -> str:
+    name: str = output.name
+    if output.parameters:
+        _reject_shared_memory(f"requested output {name!r}", output)
+        if "classification" in output.parameters:
+            raise NotSupported(f"requested output {name!r} asks for classification, which this server does not offer")
+    return name
+
+
+def _parameters(sent: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, parameter in sent.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if choice is None:
+            raise InvalidRequest(f"parameter {key!r} has no value; set one of bool, int64, uint64, double or string")
+        values[key] = getattr(parameter, choice)
+    return values

@@ -1,0 +1,90 @@
+"""Fixtures shared by all tests; nothing else."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+class Server:
+    """A predictor in a process of its own: `info` is what it said when it was ready."""
+
+    def __init__(self, process: subprocess.Popen, info: dict, stderr) -> None:
+        self.process, self.info, self._stderr = process, info, stderr
+
+    @property
+    def http(self) -> str:
+        return self.info["http"]
+
+    @property
+    def grpc(self) -> str:
+        return self.info["grpc"]
+
+    @property
+    def name(self) -> str:
+        return self.info["name"]
+
+    @property
+    def stderr(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(40)
+
+
+@contextmanager
+def running(model, *flags: str, cwd=None, env=None, timeout: float = 120.0):
+    """`python -m server` on a model, from ready to stopped; RuntimeError with what it said where it does not get ready."""
+    with tempfile.TemporaryFile("w+") as stderr:
+        command = [sys.executable, "-P", "-m", "server", "--model_dir", str(model), "--http_port", "0", "--grpc_port", "0"]
+        command += ["--output", "json", "--trust_pickle", "--drain_delay", "0", *flags]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=cwd, env={**os.environ, **(env or {})})
+        try:
+            line = _line(process, timeout)
+            if not line:
+                process.kill()
+                process.wait()
+                stderr.seek(0)
+                raise RuntimeError(f"{model} was not served: {stderr.read()}")
+            yield Server(process, json.loads(line), stderr)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+            process.stdout.close()
+
+
+def _line(process: subprocess.Popen, timeout: float) -> str:
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        return process.stdout.readline() if selector.select(timeout) else ""
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Start a predictor: `with serve(path, "--flag") as server`."""
+    return running
+
+
+@pytest.fixture(scope="session")
+def iris():
+    """One iris server for all tests that leave it as they found it."""
+    with running(EXAMPLES / "iris.skops") as server:
+        yield server
