@@ -267,8 +267,9 @@ def jsonable(tensor: Tensor, name: str, flat: bool) -> Any:
     array = tensor.array
     if tensor.datatype == "BYTES":
         return texts(array.ravel() if flat else array, name)
-    array = np.ascontiguousarray(array.ravel() if flat else array)
-    return array if array.ndim else array.item()
+    if not flat and array.ndim == 0:
+        return array.item()
+    return np.ascontiguousarray(array.ravel() if flat else array)
 
 
 def dump(document: Any, arrays: Iterable[Array], strict: bool = False) -> bytes:

@@ -261,7 +261,6 @@ def encode(response: InferResponse, wanted: Wanted, strict: bool = False) -> tup
         else:
             entry["data"] = json_values.jsonable(tensor, name, flat=True)
             if not isinstance(entry["data"], list):
-                entry["data"] = np.atleast_1d(entry["data"])
                 arrays.append(entry["data"])
         outputs.append(entry)
     document: dict[str, Any] = {"model_name": response.model}
