@@ -159,7 +159,8 @@ def split(outputs: Outputs, jobs: Sequence[Job]) -> list[Outputs]:
 def _outputs_of(job: Job, returned: Any) -> Outputs:
     if not isinstance(returned, dict) or any(name not in returned for name in job.outputs):
         raise RuntimeFailed(f"the runtime returned {type(returned).__name__} without the outputs {', '.join(job.outputs)}")
-    return {name: returned[name] for name in job.outputs}
+    # no names: the model's outputs are not known beforehand, and all of them are wanted
+    return {name: returned[name] for name in job.outputs} if job.outputs else returned
 
 
 def as_serving_error(error: BaseException) -> ServingError:
@@ -387,6 +388,9 @@ class Batcher:
             if job.future.done():
                 continue
             if isinstance(answer, ServingError):
+                if isinstance(answer, ResourceExhausted):
+                    # running out of memory can take seconds: never again in the event loop
+                    self._inline = False
                 job.future.set_exception(answer)
             else:
                 job.future.set_result(Result(answer, Timing(started - job.queued_at, seconds, rows)))

@@ -199,6 +199,8 @@ class Signature:
                 raise InvalidInput(f"input {spec.name!r} is given twice (once as {given!r})")
             array = _fit(spec, given, tensor)
             if self.batched:
+                if not array.ndim:
+                    raise InvalidInput(f"input {given!r} is a scalar, the model expects rows")
                 if not first:
                     rows, first = len(array), given
                 elif len(array) != rows:
@@ -236,8 +238,7 @@ def _fit(spec: TensorSpec, given: str, tensor: Tensor) -> Array:
         array = _cast(spec, given, tensor)
     shape, want = array.shape, spec.shape
     if spec.unknown_rank:
-        if not shape:
-            raise InvalidInput(f"input {given!r} is a scalar, the model expects at least one dimension")
+        pass
     elif len(shape) != len(want):
         if spec.column and len(shape) == 2 and shape[1] == 1:
             array = array.reshape(-1)

@@ -124,6 +124,16 @@ def _flatten(value: Any, where: str) -> tuple[tuple[int, ...], list[Any]]:
     return tuple(shape), level
 
 
+def natural_datatype(value: Any) -> str:
+    """The datatype that holds every element of a nest of JSON values, where no model says which it wants."""
+    kinds = {type(v) for v in _flatten(value, "the value")[1]}
+    if kinds <= {bool}:
+        return "BOOL"
+    if kinds <= {int}:
+        return "INT64"
+    return "FP64" if kinds <= {int, float, type(None)} else "BYTES"
+
+
 def type_name(value: Any) -> str:
     """What JSON calls the type of a parsed value."""
     names = {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "object", type(None): "null"}

@@ -104,8 +104,8 @@ def _rows(instances: Any, choose: Choose, named: object) -> dict[str, Any]:
     if any(_is_row(i) for i in instances):
         return _by_name(instances)
     signature = choose(None, named)
-    if len(signature.inputs) == 1:
-        return {signature.inputs[0].name: instances}
+    if len(signature.inputs) <= 1:
+        return {_only_input(signature, "instances"): instances}
     names = signature.input_names
     for at, row in enumerate(instances):
         if not isinstance(row, list):
@@ -132,14 +132,22 @@ def _columns(value: Any, choose: Choose, named: object) -> dict[str, Any]:
     if _is_row(value):
         return dict(value)
     signature = choose(None, named)
-    if len(signature.inputs) != 1:
+    if len(signature.inputs) > 1:
         wanted = ", ".join(signature.input_names)
         raise InvalidInput(f"inputs is a {json_values.type_name(value)}, expected an object with the inputs {wanted}")
-    return {signature.inputs[0].name: value}
+    return {_only_input(signature, "inputs"): value}
+
+
+def _only_input(signature: Signature, key: str) -> str:
+    """The name of the one input; a model that declares none gets the values under the request's own word for them."""
+    return signature.inputs[0].name if signature.inputs else key
 
 
 def _tensor(signature: Signature, name: str, value: Any, columns: bool, strict: bool) -> Tensor:
     spec = signature.spec(name)
+    if not signature.inputs:
+        kind = json_values.natural_datatype(value)
+        return Tensor(kind, json_values.exact_array(value, DATATYPES[kind], name, strict))
     if spec is None:
         # the signature's own check says so, with a suggestion; any array will do until then
         return Tensor("BYTES", np.empty(0, object))

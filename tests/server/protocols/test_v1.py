@@ -7,7 +7,7 @@ import pytest
 
 from server.errors import InvalidInput, InvalidRequest
 from server.protocols import v1
-from server.tensors import InferResponse, Signature, Tensor, TensorSpec
+from server.tensors import InferResponse, OpenSignature, Signature, Tensor, TensorSpec
 
 ONE = Signature("one", (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1,)),))
 SCALARS = Signature("scalars", (TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1,)),))
@@ -116,6 +116,24 @@ def texts(*values):
     array = np.empty(len(values), object)
     array[:] = values
     return array
+
+
+OPEN = OpenSignature("open", (), (), batched=False)
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "kind", "values"),
+    [
+        ({"instances": [[1, 2]]}, "instances", "INT64", [[1, 2]]),
+        ({"instances": [{"a": 1.5}]}, "a", "FP64", [1.5]),
+        ({"inputs": {"t": ["x"]}}, "t", "BYTES", [b"x"]),
+        ({"inputs": [True]}, "inputs", "BOOL", [True]),
+    ],
+)
+def test_a_model_that_declares_nothing_gets_what_the_json_says(document, name, kind, values):
+    request, _ = v1.decode("m", json.dumps(document).encode(), choose(OPEN))
+    tensor = request.inputs[name]
+    assert (tensor.datatype, tensor.array.tolist()) == (kind, values)
 
 
 ANSWERS = [
