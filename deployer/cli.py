@@ -40,7 +40,9 @@ Model = Annotated[
 ]
 Name = Annotated[str, typer.Option(help="The model's name in URLs; by default from the file's name.", show_default=False)]
 Runtime = Annotated[str, typer.Option(help="sklearn, onnx, tensorflow or python; by default by looking.", show_default=False)]
-TrustPickle = Annotated[bool, typer.Option(help="Open files that can run code. A local file you name here is trusted anyway.")]
+TrustPickle = Annotated[
+    bool | None, typer.Option(help="Open files that can run code; by default where MODEL is a local path.", show_default=False)
+]
 StrictVersions = Annotated[bool, typer.Option(help="Refuse a model made by another version of its framework.")]
 RuntimeOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the runtime; may be repeated.")]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="json: one line when ready.")]
@@ -58,11 +60,6 @@ def _settings(**given: Any) -> Settings:
         raise typer.Exit(2) from None
 
 
-def _is_local(model: str) -> bool:
-    """Whether a person named a path on this machine: what it holds is theirs, and trusted."""
-    return "://" not in model or model.startswith("file://")
-
-
 @app.command()
 def run(
     model: Model,
@@ -71,7 +68,7 @@ def run(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8080,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8081,
-    trust_pickle: TrustPickle = False,
+    trust_pickle: TrustPickle = None,
     strict_versions: StrictVersions = False,
     runtime_option: RuntimeOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the addresses.")] = 1,
@@ -94,7 +91,7 @@ def run(
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
-        trust_pickle=trust_pickle or _is_local(model),
+        trust_pickle=trust_pickle,
         strict_versions=strict_versions,
         runtime_option=tuple(runtime_option or ()),
         workers=workers,
@@ -119,7 +116,7 @@ def run(
 def check(
     model: Model,
     runtime: Runtime = "",
-    trust_pickle: TrustPickle = False,
+    trust_pickle: TrustPickle = None,
     strict_versions: StrictVersions = False,
     runtime_option: RuntimeOption = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that loading may take; 0: no limit.")] = 300.0,
@@ -129,7 +126,7 @@ def check(
     settings = _settings(
         model_dir=model,
         runtime=runtime,
-        trust_pickle=trust_pickle or _is_local(model),
+        trust_pickle=trust_pickle,
         strict_versions=strict_versions,
         runtime_option=tuple(runtime_option or ()),
     )

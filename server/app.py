@@ -103,7 +103,7 @@ class Predictor:
         settings = self.settings
         options = LoadOptions(
             threads=settings.threads or cpu_budget(),
-            trust_code=settings.trust_pickle,
+            trust_code=settings.trusts_code,
             strict_versions=settings.strict_versions,
             extra=settings.runtime_options,
         )

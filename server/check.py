@@ -24,7 +24,7 @@ def report(settings: Settings) -> dict[str, Any]:
     started, before = time.monotonic(), resident_bytes()
     options = LoadOptions(
         threads=settings.threads or cpu_budget(),
-        trust_code=settings.trust_pickle,
+        trust_code=settings.trusts_code,
         strict_versions=settings.strict_versions,
         extra=settings.runtime_options,
     )

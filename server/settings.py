@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     enable_docs_url: bool = Field(True, description="serve /docs and /openapi.json")
     root_path: str = Field("", description="a path prefix in front of every URL, such as /serving/default/iris")
 
-    trust_pickle: bool = Field(False, description="open files that may run code: pickle, joblib, Python classes")
+    trust_pickle: bool | None = Field(
+        None, description="open files that may run code (pickle, joblib, Python classes); default: where model_dir is a local path"
+    )
     strict_versions: bool = Field(False, description="refuse a model made by another version of its framework")
     strict_json: bool = Field(False, description="write NaN and Infinity as null, and refuse them in requests")
     runtime_option: tuple[str, ...] = Field((), description="NAME=VALUE for the runtime; may be repeated")
@@ -57,6 +59,13 @@ class Settings(BaseSettings):
     output: Literal["text", "json", "none"] = Field("none", description="what is printed on stdout when ready")
 
     @property
+    def trusts_code(self) -> bool:
+        """Whether the model may run code when it is opened: a local path that a person named is theirs to trust."""
+        if self.trust_pickle is not None:
+            return self.trust_pickle
+        return "://" not in self.model_dir or self.model_dir.startswith("file://")
+
+    @property
     def runtime_options(self) -> dict[str, str]:
         return {name: value for name, _, value in (option.partition("=") for option in self.runtime_option)}
 
@@ -67,7 +76,7 @@ def from_flags(argv: Sequence[str]) -> Settings:
     for name, field in Settings.model_fields.items():
         names = [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
         text = f"{field.description} (default: {field.default!r})"
-        if field.annotation is bool:
+        if field.annotation in (bool, bool | None):
             parser.add_argument(*names, nargs="?", const=True, type=_flag, default=None, metavar="true|false", help=text)
         elif name == "runtime_option":
             parser.add_argument(*names, action="append", default=None, metavar="NAME=VALUE", help=text)
