@@ -288,7 +288,7 @@ def dump(document: Any, arrays: Iterable[Array], strict: bool = False) -> bytes:
     NaN and infinities are bare tokens, as Triton's and TF Serving's clients expect, or null where `strict`.
     """
     if strict or all(a.dtype.kind != "f" or np.isfinite(a).all() for a in arrays):
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(document, default=_listed, option=orjson.OPT_SERIALIZE_NUMPY)
     return json.dumps(document, default=_listed, separators=(",", ":")).encode()
 
 
@@ -298,4 +298,7 @@ def _listed(value: Any) -> Any:
             # through text, so that 0.1 in float32 is written 0.1 and not 0.10000000149011612
             return np.array([float(str(v)) for v in value.ravel()]).reshape(value.shape).tolist()
         return value.tolist()
+    if isinstance(value, np.generic):
+        # a row's scalar: orjson does not know every spelling of an integer (C's long long is not its int64)
+        return _listed(np.asarray(value)) if value.dtype in _SMALL_FLOATS else value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -140,6 +140,8 @@ ANSWERS = [
     ("numbers", {"y": np.array([1.5, 2], np.float32)}, False, {"predictions": [1.5, 2.0]}),
     ("labels", {"y": texts("a", b"b")}, False, {"predictions": ["a", "b"]}),
     ("several outputs", {"y": np.array([1, 2]), "p": np.array([[0.5], [1]])}, False, {"predictions": [{"y": 1, "p": [0.5]}, {"y": 2, "p": [1.0]}]}),
+    ("C's long long", {"y": np.array([1], np.longlong), "p": np.array([0.5], np.float32)}, False, {"predictions": [{"y": 1, "p": 0.5}]}),
+    ("a NaN in a row", {"y": np.array([1]), "p": np.array([np.inf], np.float32)}, False, {"predictions": [{"y": 1, "p": np.inf}]}),
     ("columns", {"y": np.array([1, 2])}, True, {"outputs": [1, 2]}),
     ("columns, several", {"y": np.array([1]), "p": np.array(2)}, True, {"outputs": {"y": [1], "p": 2}}),
     ("bytes by name", {"img_bytes": texts(b"\xff")}, False, {"predictions": [{"b64": "/w=="}]}),
