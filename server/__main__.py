@@ -14,6 +14,12 @@ def main() -> int:
     # the libraries below read these once, when they are first imported
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(settings.threads or cpu_budget()))
+    if settings.metrics_dir:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.metrics_dir
+    if settings.workers > 1:
+        from server.workers import Workers
+
+        return Workers(settings).run()
     from server.app import main as run
 
     return run(settings)

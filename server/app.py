@@ -40,7 +40,7 @@ class Predictor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(shared=bool(settings.metrics_dir))
         self.registry = Registry()
         self.life = Life(self.registry)
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
@@ -69,7 +69,7 @@ class Predictor:
         """Serve until told to stop; the process's exit code."""
         settings = self.settings
         try:
-            listener = listen(settings.host, settings.http_port, "HTTP", "--http_port")
+            listener = listen(settings.host, settings.http_port, settings.reuse_port)
             grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
         except ModelLoadError as error:
             return _fail(str(error))
@@ -155,18 +155,17 @@ class Stop:
         await self._asked.wait()
 
 
-def listen(host: str, port: int, what: str, flag: str) -> socket.socket:
-    """A listening socket; ModelLoadError says who can't have which port."""
+def listen(host: str, port: int, shared: bool) -> socket.socket:
+    """A listening socket; ModelLoadError says which port can't be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ModelLoadError(
-            f"{what} can't listen on {host}:{port}: {error.strerror}", f"choose another port with {flag}, or 0"
-        ) from error
+        text = f"HTTP can't listen on {host}:{port}: {error.strerror}"
+        raise ModelLoadError(text, "choose another port with --http_port, or 0") from error
     listener.listen(2048)
     listener.setblocking(False)
     return listener

@@ -5,6 +5,7 @@ Next to the generic routes, each loaded model has paths of its own with its real
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import swagger_ui_bundle
@@ -23,13 +24,20 @@ _ERROR = {
         "application/json": {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
     },
 }
-ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 404, 503), _ERROR)
-_TENSORS = {"type": "object", "required": ["outputs"], "properties": {"outputs": {}}}
+# 3.0: the packaged Swagger UI refuses to show 3.1
+OPENAPI = "3.0.3"
+ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((404, 503), _ERROR)
+INDEX_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413, 504), _ERROR)
+_NOT_READY = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
+READINESS: dict[int | str, dict[str, Any]] = {
+    404: _ERROR,
+    503: {"description": "Not ready", "content": {"application/json": {"schema": _NOT_READY}}},
+}
 INFER_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {"schema": {"type": "object"}}}},
     **dict.fromkeys((400, 404, 413, 415, 429, 500, 501, 503, 504), _ERROR),
 }
-_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+_PARAMETERS = {"type": "object", "additionalProperties": {"anyOf": [{"type": t} for t in ("string", "number", "boolean")]}}
 _INPUT = {
     "type": "object",
     "required": ["name", "shape", "datatype", "data"],
@@ -86,40 +94,51 @@ def loads(body: bytes) -> Any:
         raise InvalidRequest(f"request body is not valid JSON: {error}") from None
 
 
-def describe(api: FastAPI, registry: Registry) -> dict[str, Any]:
+def describe(api: FastAPI, registry: Registry, root_path: str) -> dict[str, Any]:
     """The OpenAPI document, with the models that are ready now."""
     document = get_openapi(
         title=api.title,
         version=api.version,
+        openapi_version=OPENAPI,
         routes=api.routes,
         description="Open Inference V2 and KServe V1 over the models below.",
+        servers=[{"url": root_path or "/"}],
     )
+    _leave_out_422(document)
     for version in registry.all_versions():
         if version.handle is not None:
             document["paths"].update(_model_paths(version.handle))
     return document
 
 
+def _leave_out_422(document: dict[str, Any]) -> None:
+    """FastAPI says that every route with parameters may answer 422; none of ours does."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    document.pop("components", None)
+
+
 def _model_paths(handle: ModelHandle) -> dict[str, Any]:
     answers = {str(code): answer for code, answer in INFER_ANSWERS.items()}
-    tag = f"model {handle.name}"
+    tag, name = f"model {handle.name}", quote(handle.name, safe="")
 
     def post(summary: str, body: dict[str, Any]) -> dict[str, Any]:
         return {"post": {"tags": [tag], "summary": summary, "responses": answers, **body}}
 
     return {
-        f"/v2/models/{handle.name}/infer": post(f"Infer with {handle.name} (V2)", _body(_V2_SCHEMA, v2_request(handle))),
-        f"/v1/models/{handle.name}:predict": post(f"Predict with {handle.name} (V1)", _body(_V1_SCHEMA, v1_request(handle))),
+        f"/v2/models/{name}/infer": post(f"Infer with {handle.name} (V2)", _body(_V2_SCHEMA, v2_request(handle))),
+        f"/v1/models/{name}:predict": post(f"Predict with {handle.name} (V1)", _body(_V1_SCHEMA, v1_request(handle))),
     }
 
 
-def add_pages(api: FastAPI, registry: Registry) -> None:
+def add_pages(api: FastAPI, registry: Registry, root_path: str) -> None:
     assets = Path(swagger_ui_bundle.swagger_ui_path)
     shown = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon-32x32.png": "image/png"}
 
     @api.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return Response(dumps(describe(api, registry)), media_type="application/json")
+        return Response(dumps(describe(api, registry, root_path)), media_type="application/json")
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -129,6 +148,8 @@ def add_pages(api: FastAPI, registry: Registry) -> None:
             swagger_js_url="docs/swagger-ui-bundle.js",
             swagger_css_url="docs/swagger-ui.css",
             swagger_favicon_url="docs/favicon-32x32.png",
+            # by default the page asks a public validator about the address that it is served from
+            swagger_ui_parameters={"validatorUrl": None},
         )
 
     @api.get("/docs/{name}", include_in_schema=False)

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from server.errors import ModelLoadError, ServingError
+from server.errors import InvalidRequest, ModelLoadError, ServingError
 from server.http_api import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
-from server.inference import Inference
+from server.inference import Inference, error_text
 from server.models import State, facts
 from server.protocols import _pb, v2_grpc
 from server.protocols.status import status_of
@@ -39,7 +40,7 @@ class GrpcEdge:
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 1 if self._inference.settings.workers > 1 else 0),
+                ("grpc.so_reuseport", int(self._inference.settings.reuse_port)),
             ]
         )
         server.add_generic_rpc_handlers((self._open_inference(), self._health()))
@@ -72,7 +73,7 @@ class GrpcEdge:
             method = getattr(self, f"_{name}", None)
             if method is not None:
                 handlers[name] = grpc.unary_unary_rpc_method_handler(
-                    _answering(method), request_deserializer=request.FromString, response_serializer=response.SerializeToString
+                    _answering(method, request), response_serializer=response.SerializeToString
                 )
         return grpc.method_handlers_generic_handler(_pb.SERVICE, handlers)
 
@@ -147,21 +148,28 @@ class GrpcEdge:
                     continue
 
 
-def _answering(method: Method) -> Method:
-    """The method, with its ServingErrors as gRPC statuses."""
+def _answering(method: Method, message: Any) -> Method:
+    """The method, from a message's bytes, with its ServingErrors as gRPC statuses."""
 
-    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def answer(sent: bytes, context: grpc.aio.ServicerContext) -> Any:
         try:
-            return await method(request, context)
+            return await method(_parsed(message, sent), context)
         except ServingError as error:
             return await _abort(context, error)
 
     return answer
 
 
+def _parsed(message: Any, sent: bytes) -> Any:
+    try:
+        return message.FromString(sent)
+    except DecodeError:
+        raise InvalidRequest(f"the request is not a valid {message.DESCRIPTOR.full_name}") from None
+
+
 async def _abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoReturn:
     trailing = (("retry-after", str(max(1, round(error.retry_after)))),) if error.retry_after is not None else ()
-    await context.abort(grpc.StatusCode[status_of(error).grpc], str(error), trailing)
+    await context.abort(grpc.StatusCode[status_of(error).grpc], error_text(error), trailing)
     raise AssertionError("abort raises")
 
 

@@ -5,6 +5,7 @@ FastAPI application.  Both ways call the same `Inference`.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -12,10 +13,11 @@ from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from server import docs
-from server.errors import DeadlineExceeded, InvalidRequest, RequestTooLarge, ServingError
+from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
 from server.inference import Answer, Call, Inference, error_answer, error_body, too_large
 from server.models import Registry, State, Version, facts
 from server.protocols import v2_json
@@ -27,10 +29,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters", "schedule_policy"]
 PRODUCT = "serveplane"
 VERSION = "0.1.0"
-
-
-class ClientGone(Exception):
-    """The connection was closed before the request had come in whole."""
+# After a refusal: how long what the client is still sending is read and dropped, so that it gets to read the answer.
+LINGER_SECONDS = 2.0
 
 
 class Life:
@@ -62,8 +62,12 @@ class Edge:
         if scope["method"] == "POST":
             target = inference_target(scope)
             if target is not None:
-                await _send(send, await answer_inference(self.inference, *target, scope, receive))
+                answer = await answer_inference(self.inference, *target, scope, receive)
+                await _send(send, answer, receive if CLOSE in answer.headers else None)
                 return
+        elif scope["method"] == "HEAD":
+            # the connection knows that it was HEAD, and leaves the body out
+            scope = {**scope, "method": "GET"}
         await self._fallback(scope, receive, send)
 
 
@@ -98,21 +102,34 @@ def _without_prefix(scope: Scope, prefix: str) -> Scope:
     return scope
 
 
+CLOSE = (b"connection", b"close")
+
+
 def _closing(send: Send) -> Send:
     """While draining, every answer asks its client to open a connection elsewhere."""
 
     async def wrapped(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
         await send(message)
 
     return wrapped
 
 
-async def _send(send: Send, answer: Answer) -> None:
+async def _send(send: Send, answer: Answer, rest: Receive | None) -> None:
+    """Send an answer; `rest` is what the client has still to send, read until it stops or the time is over.
+
+    Closing a connection on a client that is sending resets it, and the client never reads why.
+    """
     headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": rest is not None})
+    if rest is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await rest()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body"})
 
 
 async def answer_inference(
@@ -122,22 +139,27 @@ async def answer_inference(
     started = time.perf_counter()
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     settings = inference.settings
+    call = Call(protocol, model, version, scope["path"], headers, b"", started)
     try:
         body = await read_body(receive, headers, settings.max_body_bytes, settings.receive_timeout)
     except ServingError as error:
-        answer = error_answer(error)
-        # what the client still sends is not read, so the connection can't be used again
-        return Answer(answer.status, [*answer.headers, (b"connection", b"close")], answer.body)
-    except ClientGone:
-        return Answer(499, [], b"")
-    call = Call(protocol, model, version, scope["path"], headers, body, started)
+        return closing(inference.refused(call, error))
+    call = call._replace(body=body)
     if inference.answers_at_once(model, version):
         return await inference.rest(call)
     return await _unless_gone(inference.rest(call), receive)
 
 
+def closing(answer: Answer) -> Answer:
+    """The answer to a request that has not been read to its end, so that the connection can't be used again."""
+    return Answer(answer.status, [*answer.headers, CLOSE], answer.body)
+
+
 async def read_body(receive: Receive, headers: dict[str, str], limit: int, timeout: float) -> bytes:
-    """The whole body, within a size and a time; RequestTooLarge before anything is read where the length says so."""
+    """The whole body, within a size and a time; RequestTooLarge before anything is read where the length says so.
+
+    RequestCancelled where the client closed the connection before the request had come in whole.
+    """
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise too_large(int(length), limit)
@@ -152,7 +174,7 @@ async def read_body(receive: Receive, headers: dict[str, str], limit: int, timeo
             parts, size = [], 0
             while True:
                 if message["type"] == "http.disconnect":
-                    raise ClientGone
+                    raise RequestCancelled("the client has gone")
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
@@ -193,13 +215,13 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
     _add_inference(api, inference)
     _add_errors(api)
 
-    @api.get("/metrics", tags=["server"], response_class=Response)
+    @api.get("/metrics", tags=["server"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         page, content_type = inference.metrics.page()
         return Response(page, media_type=content_type)
 
     if inference.settings.enable_docs_url:
-        docs.add_pages(api, inference.registry)
+        docs.add_pages(api, inference.registry, inference.settings.root_path.rstrip("/"))
     return api
 
 
@@ -220,16 +242,23 @@ def _add_health(api: FastAPI, registry: Registry, life: Life) -> None:
     async def live() -> Response:
         return _answered(True, live=True)
 
-    @api.get("/v2/health/ready", tags=["health"], responses=docs.ERRORS)
+    @api.get("/v2/health/ready", tags=["health"], responses={503: docs.READINESS[503]})
     async def ready() -> Response:
         is_ready = life.is_ready()
         return _answered(is_ready, live=True, ready=is_ready)
 
-    @api.get("/v2/models/{model}/ready", tags=["health"], responses=docs.ERRORS)
-    @api.get("/v2/models/{model}/versions/{version}/ready", tags=["health"], responses=docs.ERRORS)
-    async def model_ready(model: str, version: str = "") -> Response:
-        found = registry.find(model, version)
-        return _answered(found.state is State.READY, name=model, ready=found.state is State.READY)
+    @api.get("/v2/models/{model}/ready", tags=["health"], responses=docs.READINESS)
+    async def model_ready(model: str) -> Response:
+        return _readiness(registry.find(model))
+
+    @api.get("/v2/models/{model}/versions/{version}/ready", tags=["health"], responses=docs.READINESS)
+    async def version_ready(model: str, version: str) -> Response:
+        return _readiness(registry.find(model, version))
+
+
+def _readiness(found: Version) -> Response:
+    is_ready = found.state is State.READY
+    return _answered(is_ready, name=found.name, ready=is_ready)
 
 
 def index_entry(version: Version) -> dict[str, str]:
@@ -255,14 +284,24 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
     async def v1_models() -> Response:
         return _json({"models": registry.names()})
 
-    @api.get("/v1/models/{model}", tags=["models"], responses=docs.ERRORS)
+    # without this, GET …/models/m:predict would ask about a model "m:predict"
+    @api.api_route("/v1/models/{model}:predict", methods=["GET", "PUT", "DELETE", "PATCH"], include_in_schema=False)
+    async def not_predict() -> Response:
+        raise HTTPException(405, headers={"Allow": "POST"})
+
+    @api.get("/v1/models/{model}", tags=["models"], responses=docs.READINESS)
     async def v1_model(model: str) -> Response:
-        found = registry.find(model)
-        return _answered(found.state is State.READY, name=model, ready=found.state is State.READY)
+        return _readiness(registry.find(model))
 
     @api.get("/v2/models/{model}", tags=["models"], responses=docs.ERRORS)
+    async def model_metadata(model: str) -> Response:
+        return metadata(model)
+
     @api.get("/v2/models/{model}/versions/{version}", tags=["models"], responses=docs.ERRORS)
-    async def model_metadata(model: str, version: str = "") -> Response:
+    async def version_metadata(model: str, version: str) -> Response:
+        return metadata(model, version)
+
+    def metadata(model: str, version: str = "") -> Response:
         handle = registry.ready(model, version)
         versions = [v.version for v in registry.versions(model)]
         signature = handle.signature
@@ -270,10 +309,11 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
             v2_json.metadata(model, versions, handle.runtime.platform, signature.inputs, signature.outputs, facts(handle))
         )
 
-    @api.post("/v2/repository/index", tags=["models"], responses=docs.ERRORS, openapi_extra=docs.INDEX_BODY)
+    @api.post("/v2/repository/index", tags=["models"], responses=docs.INDEX_ERRORS, openapi_extra=docs.INDEX_BODY)
     @api.post("/v2/repository/{repository}/index", include_in_schema=False)
     async def repository_index(request: Request) -> Response:
-        body = await read_body(request.receive, dict(request.headers), 64 * 1024, inference.settings.receive_timeout)
+        settings = inference.settings
+        body = await read_body(request.receive, dict(request.headers), settings.max_body_bytes, settings.receive_timeout)
         asked = docs.loads(body) if body.strip() else {}
         if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
             raise InvalidRequest('expected {"ready": true or false}, or nothing')
@@ -288,14 +328,14 @@ def _add_inference(api: FastAPI, inference: Inference) -> None:
         response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
         return response
 
-    @api.post("/v2/models/{model}/infer", tags=["inference"], responses=docs.INFER_ANSWERS, openapi_extra=docs.V2_BODY)
-    @api.post(
-        "/v2/models/{model}/versions/{version}/infer",
-        tags=["inference"],
-        responses=docs.INFER_ANSWERS,
-        openapi_extra=docs.V2_BODY,
-    )
-    async def v2_infer(request: Request, model: str, version: str = "") -> Response:
+    v2: dict[str, Any] = {"tags": ["inference"], "responses": docs.INFER_ANSWERS, "openapi_extra": docs.V2_BODY}
+
+    @api.post("/v2/models/{model}/infer", **v2)
+    async def v2_infer(request: Request, model: str) -> Response:
+        return await infer("v2", model, "", request)
+
+    @api.post("/v2/models/{model}/versions/{version}/infer", **v2)
+    async def v2_infer_version(request: Request, model: str, version: str) -> Response:
         return await infer("v2", model, version, request)
 
     @api.post("/v1/models/{model}:predict", tags=["inference"], responses=docs.INFER_ANSWERS, openapi_extra=docs.V1_BODY)
@@ -307,6 +347,8 @@ def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(ServingError)
     async def serving_error(request: Request, error: ServingError) -> Response:
         answer = error_answer(error)
+        if isinstance(error, RequestTooLarge | DeadlineExceeded):
+            answer = closing(answer)
         response = Response(answer.body, answer.status)
         response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
         return response
@@ -317,6 +359,10 @@ def _add_errors(api: FastAPI) -> None:
         if error.status_code == 405:
             text = f"method {request.method} is not allowed here"
         return Response(error_body(text), error.status_code, media_type="application/json", headers=error.headers)
+
+    @api.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return Response(error_body("internal error"), 500, media_type="application/json")
 
     @api.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:

@@ -23,6 +23,8 @@ from server.tensors import InferRequest, InferResponse
 
 # Decoding more than this in the event loop would hold up others; in a thread it does not.
 DECODE_IN_THREAD = 256 * 1024
+# Errors quote what they were sent; gRPC carries their text in a header, and clients take 8 to 16 kB of headers.
+LONGEST_ERROR = 2000
 
 Headers = list[tuple[bytes, bytes]]
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -49,6 +51,12 @@ class Call(NamedTuple):
     started: float
 
 
+def error_text(error: ServingError) -> str:
+    """What a caller reads, whatever they sent: of bounded length."""
+    text = str(error)
+    return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
+
+
 def error_body(text: str) -> bytes:
     """What every HTTP error says, in the only form that Open Inference clients read."""
     return orjson.dumps({"error": text})
@@ -63,8 +71,6 @@ class Inference:
         self.registry, self.settings, self.metrics = registry, settings, metrics
         self._log, self._executor = access_log, executor
         self._ids = (f"{prefix}-{n}" for prefix in [os.urandom(4).hex()] for n in itertools.count(1))
-        self._in_flight = 0
-        metrics.in_flight.set_function(lambda: self._in_flight)
 
     def answers_at_once(self, model: str, version: str) -> bool:
         """Whether a call is answered within a turn or two of the event loop, so that its caller need not be watched."""
@@ -78,7 +84,7 @@ class Inference:
 
     async def rest(self, call: Call) -> Answer:
         """The answer to a V1 or V2 call; errors are answers too.  Only cancellation passes through."""
-        self._in_flight += 1
+        self.metrics.in_flight.inc()
         request_id = call.headers.get("x-request-id") or next(self._ids)
         response: InferResponse | None = None
         failure = ""
@@ -95,19 +101,26 @@ class Inference:
             log.exception("internal error", request_id=request_id, path=call.path)
             failure, answer = type(error).__name__, Answer(500, JSON, error_body(f"internal error; request id {request_id}"))
         finally:
-            self._in_flight -= 1
+            self.metrics.in_flight.dec()
             self._record(call.protocol, "infer", call.path, call.model, answer.status, call.started, request_id,
                          response, len(call.body), len(answer.body), failure)  # fmt: skip
-        return Answer(answer.status, [*answer.headers, (b"x-request-id", request_id.encode("latin-1", "replace"))], answer.body)
+        return _identified(answer, request_id)
+
+    def refused(self, call: Call, error: ServingError) -> Answer:
+        """The answer to a call whose body did not come in whole, or was not wanted."""
+        request_id, answer = call.headers.get("x-request-id") or next(self._ids), error_answer(error)
+        self._record(call.protocol, "infer", call.path, call.model, answer.status, call.started, request_id,
+                     None, len(call.body), len(answer.body), type(error).__name__)  # fmt: skip
+        return _identified(answer, request_id)
 
     async def grpc(self, message: Any, path: str, timeout: float | None, request_id: str) -> Any:
         """The ModelInferResponse to a ModelInferRequest.  Raises ServingError."""
         started = time.perf_counter()
-        self._in_flight += 1
+        self.metrics.in_flight.inc()
         response: InferResponse | None = None
         code, failure, sent = "OK", "", 0
         try:
-            request: InferRequest = v2_grpc.decode(message)
+            request: InferRequest = await self._decode(message.ByteSize(), v2_grpc.decode, message)
             request.timeout = least(request.timeout, timeout)
             response = await self.registry.ready(request.model, request.version).infer(request)
             answer = v2_grpc.encode(response)
@@ -125,7 +138,7 @@ class Inference:
             log.exception("internal error", request_id=request_id, path=path)
             raise RuntimeFailed(f"internal error; request id {request_id}") from error
         finally:
-            self._in_flight -= 1
+            self.metrics.in_flight.dec()
             self._record("grpc", "ModelInfer", path, message.model_name, code, started, request_id or message.id,
                          response, message.ByteSize(), sent, failure)  # fmt: skip
 
@@ -199,7 +212,12 @@ def error_answer(error: ServingError) -> Answer:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if status == 415:
         headers.append((b"accept-encoding", encoding.SUPPORTED.encode()))
-    return Answer(status, headers, error_body(str(error)))
+    return Answer(status, headers, error_body(error_text(error)))
+
+
+def _identified(answer: Answer, request_id: str) -> Answer:
+    header = (b"x-request-id", request_id.encode("latin-1", "replace"))
+    return Answer(answer.status, [*answer.headers, header], answer.body)
 
 
 def least(*timeouts: float | None) -> float | None:

@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     root_path: str = Field("", description="a path prefix in front of every URL, such as /serving/default/iris")
 
     trust_pickle: bool | None = Field(
-        None, description="open files that may run code (pickle, joblib, Python classes); default: where model_dir is a local path"
+        None,
+        description="open files that may run code (pickle, joblib, Python classes); default: where model_dir is a local path",
     )
     strict_versions: bool = Field(False, description="refuse a model made by another version of its framework")
     strict_json: bool = Field(False, description="write NaN and Infinity as null, and refuse them in requests")
@@ -53,6 +54,8 @@ class Settings(BaseSettings):
     )
     grace: float = Field(25.0, ge=0, description="seconds from SIGTERM after which what still runs is given up")
     workers: int = Field(1, ge=1, description="processes that share the listening addresses")
+    reuse_port: bool = Field(False, description="share the addresses with other processes; workers are started with it")
+    metrics_dir: str = Field("", description="folder in which the metrics of several processes meet; workers are started with it")
 
     access_log: bool = Field(True, description="one line per request on stderr")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere")

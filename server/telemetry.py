@@ -7,17 +7,20 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from server.tensors import Timing
 
+# How the gauges of several living processes become one.
+Over = Literal["livesum", "livemax"]
 # seconds: 0.5 ms, 1 ms, … 65 s
 SECONDS = [0.0005 * 2**k for k in range(18)]
 ROWS = [2**k for k in range(13)]
@@ -44,43 +47,49 @@ class Record(NamedTuple):
 
 
 class Metrics:
-    """The process's metrics, in a registry of their own."""
+    """The process's metrics, in a registry of their own.
 
-    def __init__(self) -> None:
+    With `shared`, several processes write into one folder (the library's multi-process mode, which `__main__` turns on
+    before the first import) and each one's page is the page of all.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self._shared = shared
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        model = ["model", "version"]
-        labels = [*model, "protocol", "method", "code"]
-        self._duration = Histogram(
+        if not shared:
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+        of_model = ("model", "version")
+
+        def histogram(name: str, text: str, labels: Sequence[str] = of_model, buckets: Sequence[float] = SECONDS) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels or of_model, registry=registry)
+
+        def gauge(name: str, text: str, labels: Sequence[str], over: Over) -> Gauge:
+            return Gauge(name, text, labels, registry=registry, multiprocess_mode=over)
+
+        self._duration = histogram(
             "serve_request_duration_seconds",
             "From a request's first byte to its answer",
-            labels,
-            buckets=SECONDS,
-            registry=registry,
+            (*of_model, "protocol", "method", "code"),
         )
-        self._request_bytes = Counter("serve_request_bytes", "Bytes of request bodies", model, registry=registry)
-        self._response_bytes = Counter("serve_response_bytes", "Bytes of answers", model, registry=registry)
-        self.queue = Histogram(
-            "serve_queue_duration_seconds", "Time a request waited for its batch", model, buckets=SECONDS, registry=registry
-        )
-        self.compute = Histogram(
-            "serve_compute_duration_seconds", "Time the model took for a batch", model, buckets=SECONDS, registry=registry
-        )
-        self.batch_rows = Histogram("serve_batch_rows", "Rows per batch", model, buckets=ROWS, registry=registry)
-        self.in_flight = Gauge("serve_requests_in_flight", "Requests received and not yet answered", registry=registry)
-        self.queue_rows = Gauge("serve_queue_rows", "Rows that wait", model, registry=registry)
-        self.rejected = Counter("serve_rejected", "Requests not run", [*model, "reason"], registry=registry)
-        self.fallbacks = Counter(
-            "serve_batch_fallback", "Batches that failed and were run again in parts", model, registry=registry
-        )
-        self.state = Gauge(
-            "serve_model_state", "1 for the state that a model version is in", [*model, "state"], registry=registry
-        )
-        self.load_seconds = Gauge("serve_model_load_seconds", "Seconds from opening a model to ready", model, registry=registry)
-        self.load_failures = Counter("serve_model_load_failures", "Models that could not be loaded", ["model"], registry=registry)
-        self.memory = Gauge("serve_model_memory_bytes", "What loading added to resident memory", model, registry=registry)
-        self.loop_lag = Gauge("serve_event_loop_lag_seconds", "How late the event loop last woke up", registry=registry)
+        self._request_bytes = counter("serve_request_bytes", "Bytes of request bodies")
+        self._response_bytes = counter("serve_response_bytes", "Bytes of answers")
+        self.queue = histogram("serve_queue_duration_seconds", "Time a request waited for its batch")
+        self.compute = histogram("serve_compute_duration_seconds", "Time the model took for a batch")
+        self.batch_rows = histogram("serve_batch_rows", "Rows per batch", buckets=ROWS)
+        self.in_flight = gauge("serve_requests_in_flight", "Requests received and not yet answered", (), "livesum")
+        self.queue_rows = gauge("serve_queue_rows", "Rows that wait", of_model, "livesum")
+        self.rejected = counter("serve_rejected", "Requests not run", *of_model, "reason")
+        self.fallbacks = counter("serve_batch_fallback", "Batches that failed and were run again in parts")
+        states = (*of_model, "state")
+        self.state = gauge("serve_model_state", "1 for the state that a model version is in", states, "livemax")
+        self.load_seconds = gauge("serve_model_load_seconds", "Seconds from opening a model to ready", of_model, "livemax")
+        self.load_failures = counter("serve_model_load_failures", "Models that could not be loaded", "model")
+        self.memory = gauge("serve_model_memory_bytes", "What loading added to resident memory", of_model, "livesum")
+        self.loop_lag = gauge("serve_event_loop_lag_seconds", "How late the event loop last woke up", (), "livemax")
         self._child = lru_cache(maxsize=4096)(self._duration.labels)
         self._sent = lru_cache(maxsize=512)(lambda *m: (self._request_bytes.labels(*m), self._response_bytes.labels(*m)))
 
@@ -95,7 +104,11 @@ class Metrics:
 
     def page(self) -> tuple[bytes, str]:
         """Prometheus' text page and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        registry = self.registry
+        if self._shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 class ModelMetrics:

@@ -17,6 +17,7 @@ import time
 from typing import IO, Any
 
 import orjson
+from prometheus_client.multiprocess import mark_process_dead
 
 from server.errors import ModelLoadError
 from server.settings import Settings, to_flags
@@ -67,6 +68,7 @@ class Workers:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._metrics = tempfile.mkdtemp(prefix="serve-metrics-")
         self._stopping = 0
         self._announced = False
         self._selector = selectors.DefaultSelector()
@@ -84,7 +86,7 @@ class Workers:
         except ModelLoadError as error:
             print(f"serve: {error}", file=sys.stderr)
             return 1
-        metrics = tempfile.mkdtemp(prefix="serve-metrics-")
+        metrics = self._metrics
         worker = settings.model_copy(
             update={"workers": 1, "reuse_port": True, "output": "json", "metrics_dir": metrics}
             | {"http_port": http.getsockname()[1], "grpc_port": grpc.getsockname()[1]}
@@ -127,12 +129,13 @@ class Workers:
             gone = [w for w in self._workers if w.process.poll() is not None]
             if self._stopping:
                 if len(gone) == len(self._workers):
-                    return max(abs(w.process.returncode) for w in self._workers)
+                    codes: list[int] = [abs(w.process.returncode or 0) for w in self._workers]
+                    return max(codes)
                 continue
             for worker in gone:
                 if not self._announced:
                     # the first start failed: the worker has said why
-                    return worker.process.returncode or 1
+                    return int(worker.process.returncode or 1)
                 self._start_again(worker)
 
     def _until_next_start(self) -> float | None:
@@ -143,6 +146,7 @@ class Workers:
         now = time.monotonic()
         if not worker.start_at:
             worker.died(now)
+            mark_process_dead(worker.process.pid, self._metrics)  # type: ignore[no-untyped-call]
             text = {"event": "a worker ended", "pid": worker.process.pid, "code": worker.process.returncode}
             print(json.dumps({**text, "again_in_seconds": worker.start_at - now}), file=sys.stderr, flush=True)
         elif now >= worker.start_at:

@@ -89,7 +89,7 @@ def _cut(body: bytes, header_length: str) -> tuple[memoryview, memoryview]:
         length = -1
     if not 0 <= length <= len(body):
         raise InvalidRequest(
-            f"{HEADER_LENGTH} is {header_length[:40]!r}, expected the length of the JSON part: 0 to {len(body)}, the body's length"
+            f"{HEADER_LENGTH} is {header_length[:40]!r}, expected the JSON part's length: 0 to {len(body)}, the body's own"
         )
     if length == 0:
         raise NotSupported(f"{HEADER_LENGTH} is 0: raw binary requests without a JSON part are not built; send the JSON header")
