@@ -1,16 +1,17 @@
 """Importing scikit-learn and skops without the parts that no prediction needs.
 
-A plain `import sklearn, skops.io` costs 135 MB and 1.6 s beside a bare server; with this it is 60 MB and 0.6 s.  What is
-left out, and what that saves (scikit-learn 1.9, scipy 1.17, skops 0.16):
+Beside a bare server, loading a small model from a skops file took 134 MB and 1.8 s with plain imports, and 60 MB and 0.7 s
+like this.  What is left out, and about what that saves (scikit-learn 1.9, scipy 1.17, skops 0.16):
 
-    scipy.stats                 25 MB, 0.3 s   imported by name all over scikit-learn, called by hardly any predictor
-    pandas                      30 MB, 0.3 s   imported only to be compared with; a model that needs DataFrames loads it
-    sklearn.all_estimators()    20 MB, 0.3 s   skops lists every estimator to know which to trust; here it asks by name
-    ensembles, for skops         5 MB          one private class, whose name is enough
-    numpy.f2py, HiGHS            7 MB          a Fortran compiler's front and a linear-programming solver
+    pandas                     30 MB   imported only to be compared with; a model that needs DataFrames loads it
+    scipy.stats                25 MB   imported by name all over scikit-learn, called by hardly any predictor
+    sklearn.all_estimators()   20 MB   skops imports all of scikit-learn to list what to trust; here it asks by name
+    other parts of scipy       12 MB   integrals, splines, rotations, linear programs
+    ensembles, for skops        5 MB   one private class, whose name is enough
+    numpy.f2py                  4 MB   a Fortran compiler's front
 
-Nothing is taken away: whoever touches a deferred module in earnest gets the real one, loaded then.  All rules are keyed by
-the module that imports, never by a moment in time, so another thread's imports are not affected.
+Nothing is taken away: whoever touches a deferred module in earnest gets the real one, loaded then.  What is deferred goes by
+the module that imports, and not by a moment in time, so that other threads' imports are not affected.
 """
 
 import contextlib
@@ -28,13 +29,15 @@ from typing import Any
 # Deferred module -> the names that scikit-learn and scipy import from it and do nothing with until they call them (chi2 is
 # asked for its methods).  Any other name, and any other importer, gets the real module at once.
 DEFERRED: dict[str, frozenset[str]] = {
-    "scipy.stats": frozenset({"chi2", "gmean", "rankdata", "spearmanr"}),
+    "numpy.f2py": frozenset(),
     "scipy.integrate": frozenset({"trapezoid"}),
     "scipy.interpolate": frozenset({"BSpline"}),
-    "scipy.optimize._shgo": frozenset({"shgo"}),
-    "scipy.optimize._linprog_highs": frozenset({"_highs_to_scipy_status_message", "_linprog_highs"}),
+    "scipy.linalg.interpolative": frozenset({"interp_decomp"}),
     "scipy.optimize._highspy._highs_wrapper": frozenset({"_highs_wrapper"}),
-    "numpy.f2py": frozenset(),
+    "scipy.optimize._linprog_highs": frozenset({"_highs_to_scipy_status_message", "_linprog_highs"}),
+    "scipy.optimize._shgo": frozenset({"shgo"}),
+    "scipy.spatial.transform": frozenset(),
+    "scipy.stats": frozenset({"chi2", "gmean", "rankdata", "spearmanr"}),
 }
 
 # (module, who imports it): an import that may fail, because it says so itself.  The three of pandas compare values with

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 import uvloop
@@ -17,6 +20,7 @@ from server import announce, storage
 from server.errors import ModelLoadError
 from server.grpc_api import GrpcEdge
 from server.http_api import Edge, Life
+from server.http_protocol import HttpProtocol
 from server.inference import Inference
 from server.models import BatchOptions, Loader, Registry, State, Version
 from server.runtime import LoadOptions, find_model
@@ -51,7 +55,7 @@ class Predictor:
         config = uvicorn.Config(
             self.edge,
             loop="none",
-            http="httptools",
+            http=partial(HttpProtocol, settings),  # type: ignore[arg-type]  # what makes a protocol will do
             ws="none",
             lifespan="off",
             log_config=None,
@@ -73,7 +77,7 @@ class Predictor:
             grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
         except ModelLoadError as error:
             return _fail(str(error))
-        stop = Stop()
+        stop = Stop(lambda: self.inference.in_flight)
         serving = asyncio.create_task(self.http.serve([listener]))
         loading = asyncio.create_task(self._load())
         try:
@@ -136,10 +140,15 @@ class Predictor:
 
 
 class Stop:
-    """The first SIGTERM or SIGINT asks to drain; the second ends the process there and then."""
+    """The first SIGTERM or SIGINT asks to drain; the second ends the process there and then.
 
-    def __init__(self) -> None:
+    That is an ordinary end (exit 0) where nobody was waiting for an answer, and a violent one (128 + the signal) where
+    `in_flight` says that somebody was.
+    """
+
+    def __init__(self, in_flight: Callable[[], int]) -> None:
         self.signal: int = 0
+        self._in_flight = in_flight
         self._asked = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -147,7 +156,7 @@ class Stop:
 
     def _take(self, number: int) -> None:
         if self._asked.is_set():
-            os._exit(128 + number)
+            os._exit(128 + number if self._in_flight() else 0)
         self.signal = number
         self._asked.set()
 
@@ -188,11 +197,15 @@ def _fail(text: str) -> int:
     return 1
 
 
-def main(settings: Settings) -> int:
-    """Run one predictor in this process, on uvloop."""
+def main(settings: Settings) -> NoReturn:
+    """Run one predictor in this process, on uvloop, and end the process with its exit code."""
 
     async def run() -> int:
         return await Predictor(settings).run()
 
     code: int = uvloop.run(run())
-    return code
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # not `return`: the interpreter would wait for threads, and a model that does not come back keeps one for ever
+    os._exit(code)

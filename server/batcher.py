@@ -181,7 +181,7 @@ def execute(predict: Predict, jobs: Sequence[Job], faults: Faults) -> list[Outpu
     try:
         returned = predict(job.signature, merge(jobs), job.outputs, job.parameters)
         return list(split(_outputs_of(job, returned), jobs))
-    except Exception as error:
+    except BaseException as error:  # a model may call sys.exit(): that ends its request, not this thread
         if len(jobs) == 1:
             return [as_serving_error(error)]
         faults.fallbacks += 1
@@ -197,7 +197,7 @@ async def execute_async(predict: Predict, job: Job) -> list[Outputs | ServingErr
     try:
         returned = await predict(job.signature, job.arrays, job.outputs, job.parameters)
         return list(split(_outputs_of(job, returned), [job]))
-    except Exception as error:
+    except BaseException as error:  # see `execute`; nobody cancels the task that runs this
         return [as_serving_error(error)]
 
 

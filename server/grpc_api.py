@@ -17,6 +17,8 @@ from server.protocols import _pb, v2_grpc
 from server.protocols.status import status_of
 
 HEALTH = "grpc.health.v1.Health"
+# A status' text is a header, and clients refuse more than 8 KiB of headers.
+LONGEST_DETAILS = 7000
 _PATH = f"/{_pb.SERVICE}/ModelInfer"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -169,7 +171,10 @@ def _parsed(message: Any, sent: bytes) -> Any:
 
 async def _abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoReturn:
     trailing = (("retry-after", str(max(1, round(error.retry_after)))),) if error.retry_after is not None else ()
-    await context.abort(grpc.StatusCode[status_of(error).grpc], error_text(error), trailing)
+    text = error_text(error)
+    if 3 * len(text.encode()) > LONGEST_DETAILS:  # each byte of other scripts than ASCII travels as three
+        text = f"{text[: LONGEST_DETAILS // 12]}…"
+    await context.abort(grpc.StatusCode[status_of(error).grpc], text, trailing)
     raise AssertionError("abort raises")
 
 

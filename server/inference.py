@@ -21,9 +21,9 @@ from server.settings import Settings
 from server.telemetry import AccessLog, Metrics, Record, log
 from server.tensors import InferRequest, InferResponse
 
-# Decoding more than this in the event loop would hold up others; in a thread it does not.
-DECODE_IN_THREAD = 256 * 1024
-# Errors quote what they were sent; gRPC carries their text in a header, and clients take 8 to 16 kB of headers.
+# Working on more bytes than this in the event loop would hold up others; in a thread it does not.
+IN_THREAD = 256 * 1024
+# Errors quote what they were sent, which may be megabytes.
 LONGEST_ERROR = 2000
 
 Headers = list[tuple[bytes, bytes]]
@@ -70,6 +70,7 @@ class Inference:
     ) -> None:
         self.registry, self.settings, self.metrics = registry, settings, metrics
         self._log, self._executor = access_log, executor
+        self.in_flight = 0
         self._ids = (f"{prefix}-{n}" for prefix in [os.urandom(4).hex()] for n in itertools.count(1))
 
     def answers_at_once(self, model: str, version: str) -> bool:
@@ -79,18 +80,19 @@ class Inference:
         except ServingError:
             return True
 
-    def new_id(self) -> str:
-        return next(self._ids)
+    def _entered(self, calls: int) -> None:
+        self.in_flight += calls
+        self.metrics.in_flight.inc(calls)
 
     async def rest(self, call: Call) -> Answer:
         """The answer to a V1 or V2 call; errors are answers too.  Only cancellation passes through."""
-        self.metrics.in_flight.inc()
+        self._entered(1)
         request_id = call.headers.get("x-request-id") or next(self._ids)
         response: InferResponse | None = None
         failure = ""
         try:
             response, answer = await (self._v1 if call.protocol == "v1" else self._v2)(call)
-            answer = self._encoded(call, answer)
+            answer = await self._encoded(call, answer)
         except ServingError as error:
             self._report(error, request_id)
             failure, answer = type(error).__name__, error_answer(error)
@@ -101,7 +103,7 @@ class Inference:
             log.exception("internal error", request_id=request_id, path=call.path)
             failure, answer = type(error).__name__, Answer(500, JSON, error_body(f"internal error; request id {request_id}"))
         finally:
-            self.metrics.in_flight.dec()
+            self._entered(-1)
             self._record(call.protocol, "infer", call.path, call.model, answer.status, call.started, request_id,
                          response, len(call.body), len(answer.body), failure)  # fmt: skip
         return _identified(answer, request_id)
@@ -116,11 +118,11 @@ class Inference:
     async def grpc(self, message: Any, path: str, timeout: float | None, request_id: str) -> Any:
         """The ModelInferResponse to a ModelInferRequest.  Raises ServingError."""
         started = time.perf_counter()
-        self.metrics.in_flight.inc()
+        self._entered(1)
         response: InferResponse | None = None
         code, failure, sent = "OK", "", 0
         try:
-            request: InferRequest = await self._decode(message.ByteSize(), v2_grpc.decode, message)
+            request: InferRequest = await self._off_loop(message.ByteSize(), v2_grpc.decode, message)
             request.timeout = least(request.timeout, timeout)
             response = await self.registry.ready(request.model, request.version).infer(request)
             answer = v2_grpc.encode(response)
@@ -138,15 +140,15 @@ class Inference:
             log.exception("internal error", request_id=request_id, path=path)
             raise RuntimeFailed(f"internal error; request id {request_id}") from error
         finally:
-            self.metrics.in_flight.dec()
+            self._entered(-1)
             self._record("grpc", "ModelInfer", path, message.model_name, code, started, request_id or message.id,
                          response, message.ByteSize(), sent, failure)  # fmt: skip
 
     async def _v2(self, call: Call) -> tuple[InferResponse, Answer]:
         handle = self.registry.ready(call.model, call.version)
-        body, strict = self._body(call), self.settings.strict_json
+        body, strict = await self._body(call), self.settings.strict_json
         length = call.headers.get(v2_json.HEADER_LENGTH)
-        request, wanted = await self._decode(len(body), v2_json.decode, call.model, body, length, strict)
+        request, wanted = await self._off_loop(len(body), v2_json.decode, call.model, body, length, strict)
         request.timeout = least(request.timeout, _header_timeout(call.headers))
         response = await handle.infer(request)
         text, json_length = v2_json.encode(response, wanted, strict)
@@ -156,24 +158,27 @@ class Inference:
 
     async def _v1(self, call: Call) -> tuple[InferResponse, Answer]:
         handle = self.registry.ready(call.model, call.version)
-        body, strict = self._body(call), self.settings.strict_json
-        request, form = await self._decode(len(body), v1.decode, call.model, body, handle.signature_for, strict)
+        body, strict = await self._body(call), self.settings.strict_json
+        request, form = await self._off_loop(len(body), v1.decode, call.model, body, handle.signature_for, strict)
         request.timeout = _header_timeout(call.headers)
         response = await handle.infer(request)
         return response, Answer(200, JSON, v1.encode(response, form, strict))
 
-    async def _decode(self, size: int, decode: Any, *args: Any) -> Any:
-        if size <= DECODE_IN_THREAD:
-            return decode(*args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, decode, *args)
+    async def _off_loop(self, size: int, work: Any, *args: Any) -> Any:
+        """The work on that many bytes done: here if it is little, else in a thread."""
+        if size <= IN_THREAD:
+            return work(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
 
-    def _body(self, call: Call) -> bytes:
+    async def _body(self, call: Call) -> bytes:
         used = call.headers.get("content-encoding")
         if not used:
             return call.body
-        return encoding.decompress(call.body, used, self.settings.max_body_bytes)
+        largest = len(call.body) * encoding.MOST_EXPANSION
+        plain: bytes = await self._off_loop(largest, encoding.decompress, call.body, used, self.settings.max_body_bytes)
+        return plain
 
-    def _encoded(self, call: Call, answer: Answer) -> Answer:
+    async def _encoded(self, call: Call, answer: Answer) -> Answer:
         wanted = call.headers.get("accept-encoding")
         if not wanted or len(answer.body) < encoding.SMALLEST:
             return answer
@@ -181,7 +186,7 @@ class Inference:
         if not chosen:
             return answer
         headers = [*answer.headers, (b"content-encoding", chosen.encode()), (b"vary", b"accept-encoding")]
-        return Answer(answer.status, headers, encoding.compress(answer.body, chosen))
+        return Answer(answer.status, headers, await self._off_loop(len(answer.body), encoding.compress, answer.body, chosen))
 
     def _report(self, error: ServingError, request_id: str) -> None:
         """The traceback of a model's own failure, for whoever runs the model; the caller gets one line."""

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, TextIO
 
 import orjson
 import structlog
@@ -195,8 +196,21 @@ def text_line(record: Record) -> bytes:
     batch = f"  queue {t.queue * 1e3:.2f}  compute {t.compute * 1e3:.2f}  batch {t.batch_rows}" if t.batch_rows else ""
     clock = time.strftime("%H:%M:%S")
     line = f"{clock}  {record.code}  {record.seconds * 1e3:8.2f} ms  {record.protocol} {record.path}{batch}"
-    # a path is the client's: nothing in it may move the cursor or fake a line
-    return "".join(c if c.isprintable() else "?" for c in line).encode() + b"\n"
+    return _printable(line).encode() + b"\n"
+
+
+def _printable(text: str) -> str:
+    """Much of what is logged is a client's: nothing in it may move the cursor or fake a line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _defused(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: _printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _indented_traceback(stream: TextIO, error: structlog.typing.ExcInfo) -> None:
+    """The traceback behind a bar, so that no line of it passes for one of ours."""
+    stream.write("".join(f"\n  | {_printable(line)}" for line in "".join(traceback.format_exception(*error)).splitlines()))
 
 
 def configure_logging(json: bool) -> None:
@@ -209,7 +223,7 @@ def configure_logging(json: bool) -> None:
     if json:
         render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        render = [_defused, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_indented_traceback)]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

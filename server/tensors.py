@@ -70,6 +70,8 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no known name is near."""
+    if len(name) > 100:  # comparing takes as long as the name, and clients choose it
+        return ""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -7,15 +7,20 @@ from server.errors import InvalidRequest, RequestTooLarge, UnsupportedEncoding
 # zlib's window parameter for each framing
 _WINDOW = {"gzip": 31, "deflate": 15}
 SUPPORTED = "gzip, deflate"
+# Deflate makes at most so many bytes of one.
+MOST_EXPANSION = 1032
+# One is what clients use; each costs as much as the limit on the body allows.
+MOST_ENCODINGS = 3
 # Below this a compressed answer saves nothing worth the CPU.
 SMALLEST = 1024
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """The body as it was before `Content-Encoding`; RequestTooLarge as soon as it passes `limit` bytes."""
-    for one in reversed([e.strip().lower() for e in encoding.split(",")]):
-        if one in ("", "identity"):
-            continue
+    encodings = [e for e in (e.strip().lower() for e in encoding.split(",")) if e not in ("", "identity")]
+    if len(encodings) > MOST_ENCODINGS:
+        raise UnsupportedEncoding(f"the body has {len(encodings)} encodings on top of each other, the limit is {MOST_ENCODINGS}")
+    for one in reversed(encodings):
         window = _WINDOW.get(one.removeprefix("x-"))
         if window is None:
             raise UnsupportedEncoding(f"Content-Encoding {one[:40]!r} is not supported; send one of: {SUPPORTED}")
@@ -33,6 +38,8 @@ def _inflate(body: bytes, encoding: str, window: int, limit: int) -> bytes:
         raise RequestTooLarge(f"the body is more than {limit} bytes when decompressed; the limit is --max_body_bytes")
     if not inflater.eof:
         raise InvalidRequest(f"the body is not valid {encoding}: it ends in the middle")
+    if inflater.unused_data:
+        raise InvalidRequest(f"the body is not valid {encoding}: {len(inflater.unused_data)} bytes follow its end")
     return plain
 
 

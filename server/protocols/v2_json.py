@@ -159,7 +159,7 @@ def _decode_exactly(model: str, text: bytes | memoryview, tail: memoryview, stri
     given_id = document.get("id")
     if given_id is not None and not isinstance(given_id, str):
         raise InvalidRequest(f"id is a {json_values.type_name(given_id)}, expected a string")
-    request.id = given_id or ""
+    request.id = _text(given_id or "", "id")
     if "inputs" not in document:
         raise InvalidRequest("missing 'inputs'; a request is an object with a list of inputs")
     start = 0
@@ -192,6 +192,7 @@ def _input(one: Any, where: str, tail: memoryview, strict: bool) -> tuple[str, T
     name = one.get("name")
     if not isinstance(name, str):
         raise InvalidRequest(f"{where} needs a name (a string)")
+    _text(name, f"the name of {where}")
     for key in ("datatype", "shape"):
         if key not in one:
             raise InvalidInput(f"input {name!r} has no {key}")
@@ -215,6 +216,15 @@ def _input(one: Any, where: str, tail: memoryview, strict: bool) -> tuple[str, T
             raise InvalidInput(f"input {name!r}: binary_data_size is {size}, but only {len(tail)} bytes of binary data are left")
         return name, tensor_from_raw(name, kind, shape, tail[:size]), size
     return name, Tensor(kind.name, _data(name, one["data"], kind.name, shape, strict)), 0
+
+
+def _text(value: str, what: str) -> str:
+    """The text, which goes into the answer, so that UTF-8 must be able to express it (JSON's escapes can say more)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{what} holds half a surrogate pair, which UTF-8 can't express") from None
+    return value
 
 
 def _data(name: str, data: Any, kind: str, shape: tuple[int, ...], strict: bool) -> np.ndarray[Any, Any]:
