@@ -26,7 +26,7 @@ _CPU = "CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of this runtime, parsed.  `concurrency` sessions' worth of threads share the CPU budget."""
+    """The options of this runtime, parsed.  `concurrency` is runs at a time, which divide the CPU budget among them."""
 
     providers: tuple[str, ...]
     refused: tuple[str, ...]

@@ -20,6 +20,7 @@ from server import announce, storage
 from server.errors import ModelLoadError
 from server.grpc_api import GrpcEdge
 from server.http_api import Edge, Life
+from server.http_fast import FastProtocol
 from server.http_protocol import HttpProtocol
 from server.inference import Inference
 from server.models import BatchOptions, Loader, Registry, State, Version
@@ -52,10 +53,11 @@ class Predictor:
         self.access_log = AccessLog(sys.stderr.buffer, json) if settings.access_log else None
         self.inference = Inference(self.registry, settings, self.metrics, self.access_log, self.executor)
         self.edge = Edge(self.inference, self.life)
+        protocol = partial(FastProtocol, self.inference, self.life) if settings.http_fast else partial(HttpProtocol, settings)
         config = uvicorn.Config(
             self.edge,
             loop="none",
-            http=partial(HttpProtocol, settings),  # type: ignore[arg-type]  # what makes a protocol will do
+            http=protocol,  # type: ignore[arg-type]  # what makes a protocol will do
             ws="none",
             lifespan="off",
             log_config=None,

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
     grpc_port: int = Field(8081, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     enable_grpc: bool = Field(True, description="serve gRPC")
+    http_fast: bool = Field(True, description="answer plain inference requests straight from the HTTP parser")
     enable_docs_url: bool = Field(True, description="serve /docs and /openapi.json")
     root_path: str = Field("", description="a path prefix in front of every URL, such as /serving/default/iris")
 
