@@ -19,10 +19,11 @@ import uvloop
 from server import announce, storage
 from server.errors import ModelLoadError
 from server.grpc_api import GrpcEdge
-from server.http_api import Edge, Life
+from server.http_api import Edge
 from server.http_fast import FastProtocol
 from server.http_protocol import HttpProtocol
 from server.inference import Inference
+from server.life import Life
 from server.models import BatchOptions, Loader, Registry, State, Version
 from server.runtime import LoadOptions, find_model
 from server.settings import Settings, cpu_budget

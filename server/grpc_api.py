@@ -10,8 +10,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from server.errors import InvalidRequest, ModelLoadError, ServingError
-from server.http_api import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.inference import Inference, error_text
+from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.models import State, facts
 from server.protocols import _pb, v2_grpc
 from server.protocols.status import status_of

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from server import docs
 from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
 from server.inference import Answer, Call, Inference, error_answer, error_body, too_large
+from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.models import Registry, State, Version, facts
 from server.protocols import v2_json
 
@@ -26,22 +27,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters", "schedule_policy"]
-PRODUCT = "serveplane"
-VERSION = "0.1.0"
 # After a refusal: how long what the client is still sending is read and dropped, so that it gets to read the answer.
 LINGER_SECONDS = 2.0
-
-
-class Life:
-    """Whether this process wants traffic; the edges ask, `app` decides."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self.draining = False
-
-    def is_ready(self) -> bool:
-        return not self.draining and self._registry.is_ready()
 
 
 class Edge:
@@ -259,13 +246,6 @@ def _add_health(api: FastAPI, registry: Registry, life: Life) -> None:
 def _readiness(found: Version) -> Response:
     is_ready = found.state is State.READY
     return _answered(is_ready, name=found.name, ready=is_ready)
-
-
-def index_entry(version: Version) -> dict[str, str]:
-    """Triton's words for the states of a model."""
-    state = {State.READY: "READY", State.LOADING: "LOADING", State.WARMING: "LOADING"}.get(version.state, "UNAVAILABLE")
-    entry = {"name": version.name, "version": version.version, "state": state, "reason": version.reason}
-    return entry if version.version else {k: v for k, v in entry.items() if k != "version"}
 
 
 def _add_metadata(api: FastAPI, inference: Inference) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from server.errors import DeadlineExceeded
-from server.http_api import CLOSE, Life, closing, inference_target
+from server.errors import DeadlineExceeded, RequestCancelled
+from server.http_api import CLOSE, closing, inference_target
 from server.http_protocol import HttpProtocol
 from server.inference import Answer, Call, Inference
+from server.life import Life
 
 # A longer body is read with back-pressure, which is uvicorn's business.
 LARGEST_BODY = 64 * 1024
@@ -69,6 +70,8 @@ class FastProtocol(HttpProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._body_is_here()
+        if type(self.cycle) is FastCall and self.cycle.more_body:
+            self._inference.refused(self.cycle.call(), RequestCancelled("the client has gone"))
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
