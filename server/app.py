@@ -24,10 +24,11 @@ from server.http_fast import FastProtocol
 from server.http_protocol import HttpProtocol
 from server.inference import Inference
 from server.life import Life
+from server.log import configure_logging, log
 from server.models import BatchOptions, Loader, Registry, State, Version
 from server.runtime import LoadOptions, find_model
 from server.settings import Settings, cpu_budget
-from server.telemetry import AccessLog, Metrics, configure_logging, log
+from server.telemetry import AccessLog, Metrics
 
 # Waiting threads cost nothing; too few would let one model's slow batch hold up another's.
 THREADS = 16

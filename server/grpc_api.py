@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from server.errors import InvalidRequest, ModelLoadError, ServingError
 from server.inference import Inference, error_text
@@ -45,8 +44,7 @@ class GrpcEdge:
                 ("grpc.so_reuseport", int(self._inference.settings.reuse_port)),
             ]
         )
-        server.add_generic_rpc_handlers((self._open_inference(), self._health()))
-        _reflect(server)
+        server.add_generic_rpc_handlers((self._open_inference(), self._health(), Reflection()))
         try:
             bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except RuntimeError as error:
@@ -178,8 +176,32 @@ async def _abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoRe
     raise AssertionError("abort raises")
 
 
-def _reflect(server: grpc.aio.Server) -> None:
-    """List the services and hand out their descriptors: ours from our private pool, health's from the default one."""
-    for file in (health_pb2.DESCRIPTOR,):
-        _pb.POOL.AddSerializedFile(file.serialized_pb)
-    reflection.enable_server_reflection((_pb.SERVICE, HEALTH, reflection.SERVICE_NAME), server, pool=_pb.POOL)
+class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
+    """Lists the services and hands out their descriptors: ours from our private pool, health's from the default one.
+
+    The library for it is imported when somebody asks: few do, and it is 6 MB in every predictor.
+    """
+
+    # v1 and v1alpha are the same messages under two names
+    SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+    def __init__(self) -> None:
+        self._handler: Any = None
+
+    def service(self, call: Any) -> Any:
+        if call.method not in [f"/{service}/ServerReflectionInfo" for service in self.SERVICES]:
+            return None
+        if self._handler is None:
+            self._handler = self._make()
+        return self._handler
+
+    def _make(self) -> Any:
+        from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+        _pb.POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+        servicer = reflection.aio.ReflectionServicer((_pb.SERVICE, HEALTH, *self.SERVICES), pool=_pb.POOL)
+        return grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from server.errors import InvalidRequest, RequestCancelled, RequestTooLarge, RuntimeFailed, ServingError
+from server.log import log
 from server.models import Registry
 from server.protocols import encoding, v1, v2_grpc, v2_json
 from server.protocols.status import status_of
 from server.settings import Settings
-from server.telemetry import AccessLog, Metrics, Record, log
+from server.telemetry import AccessLog, Metrics, Record
 from server.tensors import InferRequest, InferResponse
 
 # Working on more bytes than this in the event loop would hold up others; in a thread it does not.

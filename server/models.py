@@ -19,8 +19,9 @@ import numpy as np
 
 from server.batcher import Batcher, Cost, Job, Limits, Result, measure, submit_whole
 from server.errors import InvalidInput, InvalidRequest, ModelLoadError, ModelNotFound, ModelNotReady
+from server.log import log
 from server.runtime import LoadOptions, ModelFile, Runtime, load_runtime
-from server.telemetry import Metrics, ModelMetrics, log
+from server.telemetry import Metrics, ModelMetrics
 from server.tensors import Array, InferRequest, InferResponse, Signature, Tensor, datatype_of, did_you_mean
 
 

@@ -1,23 +1,20 @@
-"""What is seen of a running predictor: metric names, the access log, the log's format.  All names are in this file.
+"""What is seen of a running predictor: metric names and the access log.  All names are in this file.
 
 Labels are bounded: a model that is not loaded is "unknown", whatever a URL says.
 """
 
 import asyncio
-import logging
-import sys
 import time
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import IO, Any, Literal, NamedTuple, TextIO
+from typing import IO, Any, Literal, NamedTuple
 
 import orjson
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from server.log import defused, log
 from server.tensors import Timing
 
 # How the gauges of several living processes become one.
@@ -25,8 +22,6 @@ Over = Literal["livesum", "livemax"]
 # seconds: 0.5 ms, 1 ms, … 65 s
 SECONDS = [0.0005 * 2**k for k in range(18)]
 ROWS = [2**k for k in range(13)]
-
-log = structlog.get_logger("serveplane")
 
 
 class Record(NamedTuple):
@@ -196,48 +191,4 @@ def text_line(record: Record) -> bytes:
     batch = f"  queue {t.queue * 1e3:.2f}  compute {t.compute * 1e3:.2f}  batch {t.batch_rows}" if t.batch_rows else ""
     clock = time.strftime("%H:%M:%S")
     line = f"{clock}  {record.code}  {record.seconds * 1e3:8.2f} ms  {record.protocol} {record.path}{batch}"
-    return _printable(line).encode() + b"\n"
-
-
-def _printable(text: str) -> str:
-    """Much of what is logged is a client's: nothing in it may move the cursor or fake a line."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _defused(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {key: _printable(value) if isinstance(value, str) else value for key, value in event.items()}
-
-
-def _indented_traceback(stream: TextIO, error: structlog.typing.ExcInfo) -> None:
-    """The traceback behind a bar, so that no line of it passes for one of ours."""
-    stream.write("".join(f"\n  | {_printable(line)}" for line in "".join(traceback.format_exception(*error)).splitlines()))
-
-
-def configure_logging(json: bool) -> None:
-    """Everything that is said goes to stderr: one JSON object a line, or coloured text on a terminal."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if json:
-        render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
-    else:
-        render = [_defused, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_indented_traceback)]
-    structlog.configure(
-        processors=[*shared, *render],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    # what other libraries log through the standard library becomes a line of the same form
-    logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
-
-
-class _ToStructlog(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
-
-
-def _dumps(event: Mapping[str, Any], **_: Any) -> str:
-    return orjson.dumps(event, default=str).decode()
+    return defused(line).encode() + b"\n"

@@ -88,9 +88,7 @@ def _cut(body: bytes, header_length: str) -> tuple[memoryview, memoryview]:
     except ValueError:
         length = -1
     if not 0 <= length <= len(body):
-        raise InvalidRequest(
-            f"{HEADER_LENGTH} is {header_length[:40]!r}, expected the JSON part's length: 0 to {len(body)}, the body's own"
-        )
+        raise InvalidRequest(f"{HEADER_LENGTH} is {header_length[:40]!r}, expected the length of the JSON part: 0 to {len(body)}")
     if length == 0:
         raise NotSupported(f"{HEADER_LENGTH} is 0: raw binary requests without a JSON part are not built; send the JSON header")
     view = memoryview(body)
