@@ -9,6 +9,7 @@ like this.  What is left out, and about what that saves (scikit-learn 1.9, scipy
     other parts of scipy       12 MB   integrals, splines, rotations, linear programs
     ensembles, for skops        5 MB   one private class, whose name is enough
     numpy.f2py                  4 MB   a Fortran compiler's front
+    rich                        4 MB   bars that show how training goes on
 
 Nothing is taken away: whoever touches a deferred module in earnest gets the real one, loaded then.  What is deferred goes by
 the module that imports, and not by a moment in time, so that other threads' imports are not affected.
@@ -40,13 +41,15 @@ DEFERRED: dict[str, frozenset[str]] = {
     "scipy.stats": frozenset({"chi2", "gmean", "rankdata", "spearmanr"}),
 }
 
-# (module, who imports it): an import that may fail, because it says so itself.  The three of pandas compare values with
-# pandas.NA or keep the module for later; while nobody has loaded pandas, no value can be pandas.NA.
+# (module, who imports it): an import that may fail, because it says so itself.  rich draws the progress of training.  The
+# three of pandas compare values with pandas.NA or keep the module for later; while nobody has loaded pandas, no value can
+# be pandas.NA.
 REFUSED = frozenset(
     {
         ("pandas", "sklearn.utils.fixes"),
         ("pandas", "sklearn.utils._mask"),
         ("pandas", "sklearn.utils._missing"),
+        ("rich", "sklearn.callback._progressbar"),
         ("sklearn.ensemble", "skops.io._trusted_types"),
     }
 )

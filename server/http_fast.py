@@ -66,6 +66,7 @@ class FastProtocol(HttpProtocol):
     def __init__(self, inference: Inference, life: Life, *args: Any, **kwargs: Any) -> None:
         super().__init__(inference.settings, *args, **kwargs)
         self._inference, self._life = inference, life
+        self._largest = min(LARGEST_BODY, inference.settings.max_body_bytes)
         self._late_body: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,11 +105,12 @@ class FastProtocol(HttpProtocol):
         if not url.endswith((b"/infer", b":predict")) or b"%" in url or b"?" in url or not self._between_requests():
             return None
         parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+        # a client that reads slower than it asks is for uvicorn to hold back
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or self.flow.write_paused:
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
         length = headers.get("content-length", "")
-        if not length.isdecimal() or len(length) > 5 or int(length) > LARGEST_BODY or not _UNUSUAL.isdisjoint(headers):
+        if not length.isdecimal() or len(length) > 5 or int(length) > self._largest or not _UNUSUAL.isdisjoint(headers):
             return None
         path = url.decode("latin-1")
         target = inference_target({"path": path})

@@ -11,6 +11,8 @@ from server.settings import Settings
 
 # The request line and headers together; what more a client sends before a body is refused.
 LARGEST_HEAD = 64 * 1024
+# Requests that wait on one connection behind the one being answered.
+MOST_PIPELINED = 100
 _H2C = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -38,6 +40,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._between_requests():
             data = without_h2c(data)
         super().data_received(data)
+        if len(self.pipeline) > MOST_PIPELINED:
+            # it asks faster than it reads; an error would be taken for an answer to one of its requests
+            self.transport.abort()
         if self._between_requests() and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > LARGEST_HEAD:

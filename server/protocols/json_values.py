@@ -11,14 +11,14 @@ import binascii
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import orjson
 
 from server.errors import InvalidInput, InvalidRequest
-from server.tensors import Array, Datatype, Tensor
+from server.tensors import DATATYPES, Array, Datatype, Tensor
 
 MAX_DEPTH = 64
 MAX_RANK = 16
@@ -30,11 +30,20 @@ def _nested(element: Any, depth: int) -> Any:
     return element
 
 
-_DECODERS = {
-    kind: [msgspec.json.Decoder(_nested(element, depth)) for depth in range(1, 6)]
-    for kind, element in (("f", float), ("i", int), ("u", int), ("b", bool), ("O", str))
-}
-_SMALL_FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
+def _decoders(element: Any) -> list[Any]:
+    return [msgspec.json.Decoder(_nested(element, depth)) for depth in range(1, 6)]
+
+
+def _within(dtype: Any) -> Any:
+    """Floats that the narrower dtype can hold; what might round to infinity is looked at the exact way."""
+    largest = float(np.finfo(dtype).max)
+    return Annotated[float, msgspec.Meta(ge=-largest, le=largest)]
+
+
+_BY_KIND = {"f": _decoders(float), "i": _decoders(int), "u": _decoders(int), "b": _decoders(bool), "O": _decoders(str)}
+_BY_DTYPE = {np.dtype(t): _decoders(_within(t)) for t in (np.float32, np.float16)}
+_DECODERS = {d.name: _BY_DTYPE.get(d.dtype) or _BY_KIND[d.dtype.kind] for d in DATATYPES.values()}
+_SMALL_FLOATS = tuple(_BY_DTYPE)
 
 
 def fast_array(raw: bytes | msgspec.Raw, datatype: Datatype) -> Array | None:
@@ -48,21 +57,13 @@ def fast_array(raw: bytes | msgspec.Raw, datatype: Datatype) -> Array | None:
     if not 1 <= depth <= 5:
         return None
     try:
-        values = _DECODERS[datatype.dtype.kind][depth - 1].decode(raw)
+        values = _DECODERS[datatype.name][depth - 1].decode(raw)
         if datatype.dtype.kind == "O":
             return _text_array(values, depth)
-        if datatype.dtype in _SMALL_FLOATS:
-            return _narrowed(np.array(values, np.float64), datatype.dtype)
         array = np.array(values, datatype.dtype)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
     return array if array.ndim == depth else None
-
-
-def _narrowed(wide: Array, dtype: np.dtype[Any]) -> Array | None:
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(dtype)
-    return narrow if np.isfinite(narrow).all() else None
 
 
 def _text_array(values: list[Any], depth: int) -> Array | None:
