@@ -14,6 +14,8 @@ def main() -> int:
     # the libraries below read these once, when they are first imported
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(settings.threads or cpu_budget()))
+    # its C++ writes lines of its own form to stderr about what Python then raises
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if settings.metrics_dir:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.metrics_dir
     if settings.workers > 1:

@@ -126,7 +126,7 @@ class Inference:
             request: InferRequest = await self._off_loop(message.ByteSize(), v2_grpc.decode, message)
             request.timeout = least(request.timeout, timeout)
             response = await self.registry.ready(request.model, request.version).infer(request)
-            answer = v2_grpc.encode(response)
+            answer = await self._off_loop(response.nbytes, v2_grpc.encode, response)
             sent = answer.ByteSize()
             return answer
         except ServingError as error:
@@ -152,7 +152,7 @@ class Inference:
         request, wanted = await self._off_loop(len(body), v2_json.decode, call.model, body, length, strict)
         request.timeout = least(request.timeout, _header_timeout(call.headers))
         response = await handle.infer(request)
-        text, json_length = v2_json.encode(response, wanted, strict)
+        text, json_length = await self._off_loop(response.nbytes, v2_json.encode, response, wanted, strict)
         if json_length is None:
             return response, Answer(200, JSON, text)
         return response, Answer(200, [*_BINARY, (v2_json.HEADER_LENGTH.encode(), str(json_length).encode())], text)
@@ -163,7 +163,7 @@ class Inference:
         request, form = await self._off_loop(len(body), v1.decode, call.model, body, handle.signature_for, strict)
         request.timeout = _header_timeout(call.headers)
         response = await handle.infer(request)
-        return response, Answer(200, JSON, v1.encode(response, form, strict))
+        return response, Answer(200, JSON, await self._off_loop(response.nbytes, v1.encode, response, form, strict))
 
     async def _off_loop(self, size: int, work: Any, *args: Any) -> Any:
         """The work on that many bytes done: here if it is little, else in a thread."""

@@ -308,6 +308,11 @@ class InferResponse:
     rows: int = 1
     timing: Timing = Timing()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the outputs' arrays (of references, where they hold strings)."""
+        return sum([t.array.nbytes for t in self.outputs.values()])
+
 
 def element_count(shape: Sequence[int]) -> int:
     """Elements of a shape, in Python's integers: it can't overflow, whatever a request claims."""

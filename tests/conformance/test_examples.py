@@ -4,6 +4,7 @@ The server is a process of its own, the clients are the published ones, and the 
 called directly in this process.
 """
 
+import importlib.util
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -132,7 +133,24 @@ CUSTOMERS = {
 FLOWERS = {"x": IRIS.astype(np.float32)}
 NAMES = {"name": texts(b" Setosa", b"unknown", b"VIRGINICA ")}
 
+SENTENCES = {"text": texts(b"a good and lovely day", b"awful", b"")}
+
+
+def sentiment() -> Arrays:
+    """The user's class called by hand, as its own tests would."""
+    spec = importlib.util.spec_from_file_location("example_model", EXAMPLES / "python" / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (kind,) = [
+        v for v in vars(module).values() if isinstance(v, type) and v.__module__ == "example_model" and hasattr(v, "predict")
+    ]
+    model = kind()
+    model.load(EXAMPLES / "python")
+    return {n: np.asarray(v, object if isinstance(v[0], str) else None) for n, v in model.predict(SENTENCES).items()}
+
+
 CASES = [
+    Case("python/model.py", SENTENCES, sentiment),
     Case("iris.skops", {"x": IRIS}, sklearn("iris.skops", IRIS)),
     Case("iris.skops", {"x": IRIS}, sklearn("iris.skops", IRIS, "predict_proba"), ("predict_proba",), "probabilities"),
     Case("iris.skops", {"x": IRIS}, sklearn("iris.skops", IRIS, "decision_function"), ("decision_function",), "decision"),
