@@ -4,6 +4,7 @@ The standard library's logging under a thin coat: `log.info("model ready", model
 out in the same form. (Structured logging packages do the same, but load a terminal toolkit into every predictor: 8 MB.)
 """
 
+import json
 import logging
 import sys
 import time
@@ -53,7 +54,10 @@ class JsonLines(logging.Formatter):
         line = {"timestamp": stamp, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
         if text := _traceback(record):
             line["exception"] = text
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # half a surrogate pair, in an exception's text or a file's name
+            return json.dumps(line, default=str)
 
 
 class Text(logging.Formatter):

@@ -10,18 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MEBIBYTE = 1 << 20
 
 
+VARIABLES = "SERVER_"
+
+
 class Settings(BaseSettings):
     """Flags are the field names (`--model_name`, or `--model-name`); 0 means "choose by measuring" where it says so."""
 
-    model_config = SettingsConfigDict(env_prefix="SERVER_", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(env_prefix=VARIABLES, frozen=True, extra="ignore", protected_namespaces=())
 
-    model_name: str = Field("", description="the model's name in URLs; default: derived from the file's name")
+    model_name: str = Field(
+        "", pattern="^[^/]*$", description="the model's name in URLs, without a slash; default: derived from the file's name"
+    )
     model_dir: str = Field("", description="the model: a file, a folder, or a file:// URI")
     runtime: str = Field("", description="sklearn, onnx, tensorflow, python; default: by looking at the files")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
@@ -62,6 +67,12 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere")
     output: Literal["text", "json", "none"] = Field("none", description="what is printed on stdout when ready")
 
+    @field_validator("root_path")
+    @classmethod
+    def _rooted(cls, path: str) -> str:
+        bare = path.strip("/")
+        return f"/{bare}" if bare else ""
+
     @property
     def trusts_code(self) -> bool:
         """Whether the model may run code when it is opened: a local path that a person named is theirs to trust."""
@@ -76,7 +87,9 @@ class Settings(BaseSettings):
 
 def from_flags(argv: Sequence[str]) -> Settings:
     """Settings from a command line over the environment's SERVER_* variables; unknown flags end the process with exit 2."""
-    parser = argparse.ArgumentParser(prog="python -m server", description="Serve one model over HTTP and gRPC.")
+    parser = argparse.ArgumentParser(
+        prog="python -m server", description="Serve one model over HTTP and gRPC.", allow_abbrev=False
+    )
     for name, field in Settings.model_fields.items():
         names = [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
         text = f"{field.description} (default: {field.default!r})"
@@ -104,6 +117,11 @@ def to_flags(settings: Settings) -> list[str]:
         values = value if isinstance(value, tuple) else (value,)
         flags += [f"--{name}={str(one).lower() if isinstance(one, bool) else one}" for one in values]
     return flags
+
+
+def inherited() -> dict[str, str]:
+    """The environment for a process that flags tell everything: without variables that would speak where a flag is left out."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(VARIABLES)}
 
 
 def _flag(text: str) -> bool:

@@ -20,7 +20,7 @@ import orjson
 from prometheus_client.multiprocess import mark_process_dead
 
 from server.errors import ModelLoadError
-from server.settings import Settings, to_flags
+from server.settings import Settings, inherited, to_flags
 
 # Seconds before a worker that died is started again: doubling, reset once one has lived for a minute.
 FIRST_PAUSE, LONGEST_PAUSE, SETTLED = 0.5, 30.0, 60.0
@@ -49,7 +49,7 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, env=inherited())
         self.started = time.monotonic()
 
     @property

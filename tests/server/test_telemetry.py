@@ -1,0 +1,216 @@
+"""What is seen of a server from outside: metrics and their labels, the access log, the log; and what never gets into them."""
+
+import json
+import re
+from typing import NamedTuple
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+PATH = "/v2/models/faults/infer"
+SECRETS = "Bearer s3cret", "session=s3cret"
+
+
+def body(*rows):
+    return {"inputs": [{"name": "x", "shape": [len(rows), 1], "datatype": "FP64", "data": list(rows)}]}
+
+
+def message(value, **more):
+    given = pb.ModelInferRequest.InferInputTensor(name="x", shape=[1, 1], datatype="FP64", contents={"fp64_contents": [value]})
+    return pb.ModelInferRequest(model_name="faults", inputs=[given], **more)
+
+
+class Seen(NamedTuple):
+    """What was to be seen of a server: the samples of /metrics, and stderr."""
+
+    metrics: dict[str, float]
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stderr.removesuffix("\n").split("\n")
+
+
+@pytest.fixture(scope="module", params=["json", "text"])
+def form(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def happened(serve, models, lane, wire, metrics):
+    """By log format, what is seen of a server to which all of this has happened."""
+
+    def happen(form: str) -> Seen:
+        with serve(f"{models}/faults.py:Faults", lane, "--log_format", form) as server:
+            with wire(server.http) as connection, grpc.insecure_channel(server.grpc) as channel:
+                use(connection, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+                found = metrics(server)
+            assert server.stop() == 0
+            return Seen(found, server.stderr)
+
+    def use(connection, stub):
+        def ask(path, sent, **headers):
+            return connection.ask("POST", path, sent, authorization=SECRETS[0], cookie=SECRETS[1], **headers)
+
+        ask(PATH, body(1, 2, 3), x_request_id="good")
+        ask(PATH, body(-1), x_request_id="raised")
+        ask(PATH, body(-8), x_request_id="forged")
+        ask(PATH, b"{", x_request_id="nonsense")
+        ask("/v1/models/faults:predict", {"instances": [[1]]}, x_request_id="first-version")
+        ask("/v2/models/%0a%7B%22event%22%3A%22request%22%7D%1b[2J%e2%80%ae/infer", b"", x_request_id="odd\tid \xe4")
+        ask(f"/v2/models/{'n' * 5000}/infer", b"", x_request_id="i" * 3000)
+        stub.ModelInfer(message(5, id="by-grpc"), metadata=(("authorization", SECRETS[0]),))
+        for n in range(300):
+            ask(f"/v2/models/random-{n}/infer", body(1))
+            ask(f"/v2/models/faults/versions/{n}/infer", body(1))
+
+    return {form: happen(form) for form in ("json", "text")}
+
+
+@pytest.fixture(scope="module")
+def seen(happened, form):
+    return happened[form]
+
+
+@pytest.fixture(scope="module")
+def found(happened):
+    return happened["json"].metrics
+
+
+@pytest.fixture(scope="module")
+def requests(happened):
+    """The access log's lines by request id."""
+    lines = [json.loads(line) for line in happened["json"].lines]
+    return {line["request_id"]: line for line in lines if line["event"] == "request"}
+
+
+def names(found) -> set[str]:
+    return {re.match(r"\w+", key)[0] for key in found}
+
+
+def test_every_metric_has_its_name_and_unit(found):
+    histograms = ("request_duration_seconds", "queue_duration_seconds", "compute_duration_seconds", "batch_rows")
+    gauges = (
+        "requests_in_flight",
+        "queue_rows",
+        "model_state",
+        "model_load_seconds",
+        "model_memory_bytes",
+        "event_loop_lag_seconds",
+    )
+    counters = "request_bytes", "response_bytes", "batch_fallback"
+    wanted = {f"serve_{h}_{part}" for h in histograms for part in ("bucket", "count", "sum")}
+    wanted |= {f"serve_{g}" for g in gauges} | {f"serve_{c}_total" for c in counters}
+    assert wanted <= names(found)
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= names(found)
+
+
+@pytest.mark.parametrize(
+    ("sample", "value"),
+    [
+        ('serve_request_duration_seconds_count{code="200",method="infer",model="faults",protocol="v2",version=""}', 1),
+        ('serve_request_duration_seconds_count{code="200",method="infer",model="faults",protocol="v1",version=""}', 1),
+        ('serve_request_duration_seconds_count{code="500",method="infer",model="faults",protocol="v2",version=""}', 2),
+        ('serve_request_duration_seconds_count{code="400",method="infer",model="faults",protocol="v2",version=""}', 1),
+        ('serve_request_duration_seconds_count{code="404",method="infer",model="faults",protocol="v2",version=""}', 300),
+        ('serve_request_duration_seconds_count{code="404",method="infer",model="unknown",protocol="v2",version=""}', 302),
+        ('serve_request_duration_seconds_count{code="OK",method="ModelInfer",model="faults",protocol="grpc",version=""}', 1),
+        ('serve_batch_rows_sum{model="faults",version=""}', 7),
+        ('serve_queue_duration_seconds_count{model="faults",version=""}', 3),
+        ('serve_compute_duration_seconds_count{model="faults",version=""}', 5),
+        ('serve_model_state{model="faults",state="READY",version=""}', 1),
+        ('serve_model_state{model="faults",state="LOADING",version=""}', 0),
+        ("serve_requests_in_flight", 0),
+        ('serve_queue_rows{model="faults",version=""}', 0),
+    ],
+)
+def test_what_happened_is_counted_where_it_belongs(found, sample, value):
+    assert found[sample] == value
+
+
+def test_labels_hold_the_names_of_loaded_models_only(found):
+    labelled = [dict(re.findall(r'(\w+)="([^"]*)"', key)) for key in found]
+    assert {labels["model"] for labels in labelled if "model" in labels} == {"faults", "unknown"}
+    assert {labels["version"] for labels in labelled if "model" in labels and "version" in labels} == {""}
+
+
+def test_buckets_go_from_half_a_millisecond_to_a_minute(found):
+    edges = {float(m[1]) for key in found if (m := re.search(r'serve_request_duration.*le="([\d.]+)"', key))}
+    assert min(edges) == 0.0005
+    assert 60 < max(edges) < 120
+
+
+def test_a_line_of_the_access_log_says_what_was_asked_and_where_the_time_went(requests):
+    line = requests["good"]
+    assert {"time", "ms", "queue_ms", "compute_ms", "batch_rows", "bytes_out"} <= set(line)
+    assert line["ms"] >= line["compute_ms"] > 0
+    wanted = {"protocol": "v2", "method": "infer", "path": PATH, "model": "faults", "version": "", "code": 200, "rows": 3}
+    assert wanted.items() <= line.items()
+    assert line["bytes_in"] == len(json.dumps(body(1, 2, 3)))
+    assert requests["by-grpc"].items() >= {"protocol": "grpc", "method": "ModelInfer", "code": "OK", "rows": 1}.items()
+    assert requests["first-version"].items() >= {"protocol": "v1", "code": 200, "path": "/v1/models/faults:predict"}.items()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "error"),
+    [("raised", 500, "RuntimeFailed"), ("nonsense", 400, "InvalidRequest"), ("odd\tid \xe4", 404, "ModelNotFound")],
+)
+def test_a_line_of_an_error_names_its_kind(requests, number, code, error):
+    assert (requests[number]["code"], requests[number]["error"], requests[number]["rows"]) == (code, error, 0)
+
+
+def test_there_is_one_line_for_each_request(requests):
+    assert len(requests) == 8 + 600
+
+
+def test_what_clients_choose_is_cut_to_a_length(requests):
+    line = requests["i" * 256]
+    assert len(line["path"]) == 1024
+    assert line["model"] == "unknown"
+
+
+def test_every_line_is_one_json_object_or_a_line_without_control_characters(seen, form):
+    for line in seen.lines:
+        if form == "json":
+            assert isinstance(json.loads(line), dict)
+        else:
+            assert line.isprintable(), line
+            # a person's line begins with the time, a traceback's with a bar
+            assert re.match(r"\d\d:\d\d:\d\d  |  \| ", line), line
+
+
+def test_nobody_can_fake_a_line_or_move_the_cursor(seen):
+    assert not [line for line in seen.lines if line.startswith(('{"event":"request"', "forged"))]
+    assert "\x1b" not in seen.stderr
+
+
+def test_the_models_own_failure_is_in_the_log_with_its_traceback(seen):
+    assert "secret of the model" in seen.stderr
+    assert "faults.py" in seen.stderr
+    assert "Logging error" not in seen.stderr
+
+
+def test_secrets_of_the_headers_are_nowhere(seen):
+    assert "s3cret" not in seen.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        rf"\d\d:\d\d:\d\d  200  +[\d.]+ ms  v2 {PATH}  queue [\d.]+  compute [\d.]+  batch 3",
+        r"\d\d:\d\d:\d\d  404  +[\d.]+ ms  v2 /v2/models/random-7/infer",
+        r"\d\d:\d\d:\d\d  OK  +[\d.]+ ms  grpc /inference.GRPCInferenceService/ModelInfer  queue .*",
+    ],
+)
+def test_a_line_for_people_has_code_time_protocol_and_path(happened, line):
+    assert [one for one in happened["text"].lines if re.fullmatch(line, one)]
+
+
+def test_the_access_log_can_be_switched_off(serve, models, wire):
+    with serve(f"{models}/sums.py:Sums", "--access_log=false") as server:
+        with wire(server.http) as connection:
+            assert connection.ask("POST", "/v2/models/sums/infer", b"").status == 400
+        assert server.stop() == 0
+        assert '"event":"request"' not in server.stderr
