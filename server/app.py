@@ -26,12 +26,15 @@ from server.inference import Inference
 from server.life import Life
 from server.log import configure_logging, log
 from server.models import BatchOptions, Loader, Registry, State, Version
-from server.runtime import LoadOptions, find_model
+from server.runtime import LoadOptions, Runtime, find_model
 from server.settings import Settings, cpu_budget
 from server.telemetry import AccessLog, Metrics
 
 # Waiting threads cost nothing; too few would let one model's slow batch hold up another's.
 THREADS = 16
+
+# What a model may take to end, after the last request has been answered.
+CLOSE_SECONDS = 5.0
 
 
 class HttpServer(uvicorn.Server):
@@ -98,6 +101,7 @@ class Predictor:
             await stop.wait()
             watching.cancel()
             await self._drain(stop)
+            await self._close(version.handle.runtime)
         finally:
             self.http.should_exit = True
             await asyncio.wait_for(serving, settings.grace + 5)
@@ -133,6 +137,13 @@ class Predictor:
         self.http.should_exit = True
         if self.grpc:
             await self.grpc.stop(rest)
+
+    async def _close(self, runtime: Runtime) -> None:
+        """Let the model give back what it holds, for a while; its exceptions are logged and change nothing."""
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.executor, runtime.close), CLOSE_SECONDS)
+        except Exception:
+            log.exception("closing the model failed")
 
     async def _watch_loop(self, every: float = 1.0) -> None:
         """How late the event loop wakes up: what a request waits before anyone looks at it."""

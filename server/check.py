@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 import time
 import warnings
@@ -78,8 +79,12 @@ def _latencies(runtime: Runtime) -> tuple[dict[str, float], list[str]]:
 
 def main() -> int:
     warnings.simplefilter("ignore")
+    # frameworks and models print as they load; stdout is for the report alone
+    stdout = os.dup(1)
+    os.dup2(2, 1)
     found = report(from_flags(sys.argv[1:]))
-    print(json.dumps(found))
+    with os.fdopen(stdout, "w") as out:
+        print(json.dumps(found), file=out)
     return 0 if found["ok"] else 1
 
 

@@ -51,7 +51,9 @@ def running(model, *flags: str, cwd=None, env=None, timeout: float = 120.0):
     with tempfile.TemporaryFile("w+") as stderr:
         command = [sys.executable, "-P", "-m", "server", "--model_dir", str(model), "--http_port", "0", "--grpc_port", "0"]
         command += ["--output", "json", "--trust_pickle", "--drain_delay", "0", *flags]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=cwd, env={**os.environ, **(env or {})})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=cwd, env={**os.environ, **(env or {})}
+        )
         try:
             line = _line(process, timeout)
             if not line:

@@ -347,3 +347,11 @@ def test_a_second_signal_ends_the_process_there_and_then(serve, models, gate, wi
 def test_an_interrupt_does_not_wait_for_load_balancers(serve, models):
     with serve(f"{models}/sums.py:Sums", "--drain_delay=600", "--grace=700") as server:
         assert server.stop(signal.SIGINT) == 0
+
+
+def test_a_model_is_closed_at_the_end_and_can_not_change_how_it_ends(serve, models, gate):
+    with serve(f"{models}/gated.py:TellsItsEnd", env=gate.environment) as server:
+        gate.seen.clear()
+        assert server.stop() == 0
+        assert gate.seen == [[77]]
+        assert "raised while closing" in server.stderr

@@ -55,3 +55,12 @@ class SlowToLoad(Gated):
             gate.sendall(b"[1000]\n")
             if gate.recv(1):
                 raise RuntimeError("the test said so")
+
+
+class TellsItsEnd(Gated):
+    def close(self):
+        with socket.socket(socket.AF_UNIX) as gate:
+            gate.connect(os.environ["GATE"])
+            gate.sendall(b"[77]\n")
+            gate.recv(1)
+        raise RuntimeError("raised while closing")

@@ -1,0 +1,118 @@
+"""The `serve` command as a person types it: what it prints where, and with which code it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def serve(*arguments, timeout=120, **options):
+    command = [sys.executable, "-P", "-m", "deployer.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False, **options
+    )
+
+
+WRONG = [
+    ("no command", [], 2, ""),
+    ("an unknown command", ["rnu"], 2, "No such command"),
+    ("no model", ["run"], 2, "MODEL"),
+    ("an unknown option", ["run", "m.onnx", "--runtim", "onnx"], 2, "--runtime"),
+    ("a port that is none", ["run", "m.onnx", "--http-port", "99999"], 2, "65535"),
+    ("no workers", ["run", "m.onnx", "--workers", "0"], 2, "--workers"),
+    ("nothing there", ["run", "/nowhere/m.onnx", "--http-port=0", "--grpc-port=0"], 1, "no model found at /nowhere/m.onnx"),
+    ("nothing to check", ["check", "/nowhere/m.onnx"], 1, "no model found at /nowhere/m.onnx"),
+    ("a scheme that is not built", ["run", "s3://bucket/m.onnx", "--http-port=0", "--grpc-port=0"], 1, "s3:// is not supported"),
+    ("a pickle that is not trusted", ["check", EXAMPLES / "iris.joblib", "--no-trust-pickle"], 1, "--trust-pickle"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+def test_a_mistake_ends_with_its_code_and_a_text_without_a_traceback(arguments, code, text):
+    done = serve(*arguments)
+    assert done.returncode == code
+    assert text in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("model", ["iris.skops", "mlp.onnx", "python/model.py"])
+def test_check_tells_what_a_model_is(model):
+    done = serve("check", EXAMPLES / model)
+    assert done.returncode == 0, done.stderr
+    for word in ("runtime", "inputs", "outputs", "load", "1 row", "memory"):
+        assert word in done.stdout
+
+
+def test_check_prints_one_json_object_for_programs():
+    found = json.loads(serve("check", EXAMPLES / "mlp.onnx", "-o", "json").stdout)
+    assert found["ok"]
+    assert found["platform"] == "onnx_onnxv1"
+    assert found["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 30]}]
+    assert set(found["latency_ms"]) == {"1", "8", "64"}
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "signal 11"),
+        ("import os; os._exit(7)", "exit code 7"),
+        ("import sys; sys.exit(3)", "model.py"),
+        ("raise ValueError('bad weights')", "bad weights"),
+    ],
+)
+def test_a_model_that_ends_its_process_is_a_finding(tmp_path, body, text):
+    (tmp_path / "model.py").write_text(
+        f"class M:\n    def predict(self, inputs): ...\n    def load(self, path):\n        {body}\n"
+    )
+    done = serve("check", tmp_path / "model.py")
+    assert done.returncode == 1
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_model_prints_while_it_loads_does_not_spoil_the_report(tmp_path):
+    code = "print('hello')\nclass M:\n    def predict(self, inputs): return {'y': inputs['x']}\n"
+    (tmp_path / "model.py").write_text(code)
+    done = serve("check", tmp_path / "model.py", "-o", "json")
+    assert json.loads(done.stdout)["ok"]
+
+
+def test_a_directory_full_of_misleading_names_changes_nothing(tmp_path):
+    for name in ("server", "predictors", "deployer", "numpy", "typer"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('wrong file')\n")
+    done = serve("check", EXAMPLES / "mlp.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_run_becomes_the_predictor(tmp_path):
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "deployer.cli",
+        "run",
+        EXAMPLES / "mlp.onnx",
+        "--http-port=0",
+        "--grpc-port=0",
+        "-o",
+        "json",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as process:
+        try:
+            said = json.loads(process.stdout.readline())
+            running = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+            assert running[1:4] == [b"-P", b"-m", b"server"]
+            assert {"name", "runtime", "http", "grpc", "inputs", "outputs"} <= set(said)
+        finally:
+            process.terminate()
+            os.kill(process.pid, 15)
+
+
+def test_the_version_is_one_word():
+    assert serve("version").stdout.strip().count(".") == 2
