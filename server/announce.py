@@ -1,7 +1,9 @@
 """What a predictor says on stdout once it is ready: one JSON line for programs, or a page for a person."""
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import orjson
 
@@ -58,9 +60,17 @@ def _table(title: str, specs: Sequence[TensorSpec], defaults: Sequence[str] = ()
     return [*rows, ""]
 
 
-def ready(settings: Settings, handle: ModelHandle, http_port: int, grpc_port: int) -> None:
+def own_stdout() -> BinaryIO:
+    """stdout for the announcement alone: what models and frameworks print from here on goes to stderr."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(stdout, "wb")
+
+
+def ready(out: BinaryIO, settings: Settings, handle: ModelHandle, http_port: int, grpc_port: int) -> None:
     if settings.output == "json":
-        sys.stdout.buffer.write(ready_line(settings, handle, http_port, grpc_port))
-        sys.stdout.buffer.flush()
+        out.write(ready_line(settings, handle, http_port, grpc_port))
     elif settings.output == "text":
-        print(page(settings, handle, http_port, grpc_port), flush=True)
+        out.write(page(settings, handle, http_port, grpc_port).encode() + b"\n")
+    out.flush()

@@ -78,7 +78,7 @@ class Predictor:
 
     async def run(self) -> int:
         """Serve until told to stop; the process's exit code."""
-        settings = self.settings
+        settings, out = self.settings, announce.own_stdout()
         try:
             listener = listen(settings.host, settings.http_port, settings.reuse_port)
             grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
@@ -96,7 +96,7 @@ class Predictor:
             if version.state is not State.READY:
                 return _fail(version.reason)
             assert version.handle is not None
-            announce.ready(settings, version.handle, listener.getsockname()[1], grpc_port)
+            announce.ready(out, settings, version.handle, listener.getsockname()[1], grpc_port)
             watching = asyncio.create_task(self._watch_loop())
             await stop.wait()
             watching.cancel()

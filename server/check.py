@@ -4,13 +4,13 @@
 """
 
 import json
-import os
 import sys
 import time
 import warnings
 from typing import Any
 
 from server import storage
+from server.announce import own_stdout
 from server.app import model_name
 from server.errors import ModelLoadError
 from server.models import depends_on_neighbours, resident_bytes
@@ -79,12 +79,10 @@ def _latencies(runtime: Runtime) -> tuple[dict[str, float], list[str]]:
 
 def main() -> int:
     warnings.simplefilter("ignore")
-    # frameworks and models print as they load; stdout is for the report alone
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    found = report(from_flags(sys.argv[1:]))
-    with os.fdopen(stdout, "w") as out:
-        print(json.dumps(found), file=out)
+    settings = from_flags(sys.argv[1:])
+    with own_stdout() as out:
+        found = report(settings)
+        out.write(json.dumps(found).encode() + b"\n")
     return 0 if found["ok"] else 1
 
 

@@ -50,7 +50,7 @@ class Edge:
             target = inference_target(scope)
             if target is not None:
                 answer = await answer_inference(self.inference, *target, scope, receive)
-                await _send(send, answer, receive if answer.status == 413 else None)
+                await _send(send, answer, receive if answer.status == 413 and CLOSE in answer.headers else None)
                 return
         elif scope["method"] == "HEAD":
             # the connection knows that it was HEAD, and leaves the body out

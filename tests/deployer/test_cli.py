@@ -1,7 +1,7 @@
 """The `serve` command as a person types it: what it prints where, and with which code it ends."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,28 +90,18 @@ def test_a_directory_full_of_misleading_names_changes_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_run_becomes_the_predictor(tmp_path):
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "deployer.cli",
-        "run",
-        EXAMPLES / "mlp.onnx",
-        "--http-port=0",
-        "--grpc-port=0",
-        "-o",
-        "json",
-    ]
+def test_run_becomes_the_predictor_and_its_stdout_is_the_ready_line_alone(tmp_path):
+    code = "print('hello')\nclass M:\n    def predict(self, inputs): return {'y': inputs['x']}\n"
+    (tmp_path / "model.py").write_text(code)
+    command = [sys.executable, "-P", "-m", "deployer.cli", "run", "model.py", "--http-port=0", "--grpc-port=0", "-o", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as process:
-        try:
-            said = json.loads(process.stdout.readline())
-            running = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
-            assert running[1:4] == [b"-P", b"-m", b"server"]
-            assert {"name", "runtime", "http", "grpc", "inputs", "outputs"} <= set(said)
-        finally:
-            process.terminate()
-            os.kill(process.pid, 15)
+        said = json.loads(process.stdout.readline())
+        running = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+    assert process.returncode == 0
+    assert running[1:4] == [b"-P", b"-m", b"server"]
+    assert {"name", "runtime", "http", "grpc", "inputs", "outputs"} <= set(said)
 
 
 def test_the_version_is_one_word():
