@@ -15,9 +15,12 @@
     └── RuntimeFailed           the model raised, or returned something that does not fit
 
     ModelLoadError              a model can't be served at all (not about one request)
+    └── FetchFailed             it could not be brought here; `reason` says why, for programs
 
 `protocols/status.py` is the one table that gives each a HTTP status and a gRPC code.
 """
+
+from typing import Literal
 
 
 class ServingError(Exception):
@@ -88,3 +91,24 @@ class ModelLoadError(Exception):
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self.remedy = remedy
+
+
+FetchReason = Literal[
+    "BadArchive",
+    "ChecksumMismatch",
+    "DiskFull",
+    "DownloadFailed",
+    "NotFound",
+    "TooLarge",
+    "Unreadable",
+    "UnsupportedScheme",
+    "Unwritable",
+]
+
+
+class FetchFailed(ModelLoadError):
+    """A model could not be brought to this machine.  "Unreadable" is of files that are here, "Unwritable" of where it goes."""
+
+    def __init__(self, reason: FetchReason, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.reason = reason

@@ -115,7 +115,10 @@ def to_flags(settings: Settings) -> list[str]:
         if value == field.default:
             continue
         values = value if isinstance(value, tuple) else (value,)
-        flags += [f"--{name}={str(one).lower() if isinstance(one, bool) else one}" for one in values]
+        for one in values:
+            text = str(one).lower() if isinstance(one, bool) else str(one)
+            # apart they are easier to read in a list of processes; a value that looks like a flag has to stay with its own
+            flags += [f"--{name}={text}"] if text.startswith("-") or not text else [f"--{name}", text]
     return flags
 
 

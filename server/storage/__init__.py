@@ -1,0 +1,90 @@
+"""A model's URI → a path on this machine: bounded, verified, and never half of it.
+
+`fetch` is for a predictor: a local model is served where it lies, one behind http(s) is kept in the user's cache folder
+(`$XDG_CACHE_HOME/serveplane/models`, or `~/.cache/…`), and only downloaded again when its server has another one.
+
+`python -m server.storage URI DIR` (`bring.get`) is for an init container and the deployer's cache: it copies or downloads
+into a folder.  Everything is written out of sight, counted, hashed and synced, and then renamed to its place.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from server.storage import local_files
+from server.storage.addresses import shown
+from server.storage.uri import Source, check, parse
+
+
+def fetch(uri: str, downloads: Path | None = None) -> Path:
+    """The local path of a model; ModelLoadError where it can't be had.  `downloads` is where those are kept."""
+    source = parse(uri)
+    if source.path is None:
+        return _kept(source, downloads or _downloads())
+    # whoever opens a pipe waits for its other end
+    if os.path.exists(source.path) and not os.path.isfile(source.path) and not os.path.isdir(source.path):
+        raise local_files.no_file(source.path)
+    if source.sha256:
+        check(source.sha256, local_files.sha256(source.path), uri)
+    return source.path
+
+
+def _downloads() -> Path:
+    # where a machine keeps such things is its own convention, as is $TMPDIR, and no setting of ours
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    folder = base / "serveplane" / "models"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="serve-models-"))
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="serve-models-"))
+
+
+def _kept(source: Source, folder: Path) -> Path:
+    """The copy of an http(s) URI in `folder`, brought up to date.  Other processes wait for the one that downloads."""
+    # the client and the archives are not kept in the memory of predictors whose model lies here
+    from server.storage.area import alone
+    from server.storage.bring import Options, get
+
+    home = folder / hashlib.sha256(source.uri.encode()).hexdigest()[:32]
+    home.mkdir(parents=True, exist_ok=True)
+    with alone(home):
+        record = home / "record.json"
+        path, digest, etag = _recorded(record, home)
+        if path is not None and digest == f"sha256:{source.sha256}":
+            return path
+        target = home / f"{time.time_ns():x}"
+        options = Options(sha256=source.sha256, etag=etag if path is not None else "")
+        try:
+            fetched = get(source.uri, target, options)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        if fetched is None:
+            target.rmdir()
+            assert path is not None
+            return path
+        relative = str(fetched.path.relative_to(home))
+        new = home / "record.json.new"
+        new.write_text(json.dumps({"path": relative, "digest": fetched.digest, "etag": fetched.etag}))
+        new.rename(record)
+        for old in home.iterdir():
+            if old.is_dir() and old != target:
+                shutil.rmtree(old, ignore_errors=True)
+        fields = {"uri": shown(source.uri), "path": str(fetched.path), "bytes": fetched.size}
+        logging.getLogger("serveplane").info("model downloaded", extra={"fields": fields})
+        return fetched.path
+
+
+def _recorded(record: Path, home: Path) -> tuple[Path | None, str, str]:
+    try:
+        known = json.loads(record.read_text())
+        path = home / known["path"]
+        return (path if path.exists() else None), str(known["digest"]), str(known["etag"])
+    except (OSError, ValueError, KeyError):
+        return None, "", ""

@@ -1,0 +1,84 @@
+"""`python -m server.storage URI DIR`: bring a model to this machine, and say how it went."""
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from server.errors import FetchFailed
+from server.storage.area import Progress
+from server.storage.bring import MAX_BYTES, Options, get
+
+# Between two reports of progress, in seconds.
+REPORT_EVERY = 0.1
+
+
+def main() -> int:
+    """0 it is there, 1 it could not be had (one line on stderr), 2 asked wrongly."""
+    parser = argparse.ArgumentParser(prog="python -m server.storage", description="Bring a model to this machine.")
+    parser.add_argument(
+        "uri", metavar="URI", help="a path, file:// or http(s)://; - reads it from stdin, which no process list shows"
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="the folder to put it into")
+    parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, metavar="N", help="the largest model (default: %(default)s)")
+    parser.add_argument("--sha256", default="", metavar="HEX", help="the checksum the file must have")
+    parser.add_argument("--etag", default="", help="of the copy you have: do nothing if the server has the same")
+    parser.add_argument("--progress", action="store_true", help="JSON lines on stdout, the last one says how it ended")
+    given = parser.parse_args()
+    if given.sha256 and not re.fullmatch("[0-9A-Fa-f]{64}", given.sha256):
+        parser.error(f"--sha256 takes 64 hex digits, got {given.sha256!r}")
+    # an exception, so that nothing is left behind
+    signal.signal(signal.SIGTERM, _stop)
+    tell = _tell if given.progress else _quiet
+    options = Options(given.max_bytes, given.sha256, given.etag, _now_and_then(tell))
+    try:
+        fetched = get(sys.stdin.readline().rstrip("\n") if given.uri == "-" else given.uri, given.directory, options)
+    except FetchFailed as error:
+        tell(reason=error.reason, message=str(error))
+        print("serve:", *str(error).split(), file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # whoever wanted to know is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    if fetched is None:
+        tell(unchanged=True)
+    else:
+        size, etag = fetched.size, fetched.etag
+        tell(path=str(fetched.path), name=fetched.name, digest=fetched.digest, size=size, etag=etag)
+    return 0
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _tell(**line: object) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _quiet(**line: object) -> None:
+    pass
+
+
+def _now_and_then(tell: Callable[..., None]) -> Progress:
+    told = 0.0
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= REPORT_EVERY or done == total:
+            told = now
+            tell(done=done, total=total)
+
+    return progress
+
+
+if __name__ == "__main__":
+    sys.exit(main())
