@@ -1,0 +1,237 @@
+"""From a service's spec and what was seen of it to what should be: pure, and the same again when asked again.
+
+A `Plan` is all that a shell is told.  What can't be planned (no runtime fits, a model can't be had) is a `Problem` in
+the plan and not an exception: whatever serves already goes on serving.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deployer import names, rollout, runtimes
+from deployer.errors import NoRuntime, SpecError
+from deployer.observed import History, Observed, RevisionSeen
+from deployer.runtimes import ServingRuntime
+from deployer.spec import MIRROR_PERCENT, ROUTE_HEADER, STOP, TRUST_PICKLE, InferenceService, Predictor
+
+DEFAULT_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a part of the spec can't be carried out; `reason` is one of KServe's failure reasons, or one of ours."""
+
+    reason: str
+    message: str
+    final: bool
+    """Nothing but another spec mends it."""
+
+
+@dataclass(frozen=True)
+class RevisionPlan:
+    name: str
+    number: int
+    hash: str
+    template: Mapping[str, Any]
+    min_replicas: int
+    max_replicas: int
+    scale_metric: str = ""
+    """KServe's `scaleMetric`, "" where the platform may choose."""
+    scale_target: int = 0
+    timeout: float = DEFAULT_TIMEOUT
+
+
+@dataclass(frozen=True)
+class Target:
+    """A share of the requests, in percent.  `tag` is KServe's: "latest" and "prev", or the canary's name."""
+
+    revision: str
+    percent: int
+    tag: str
+
+
+@dataclass(frozen=True)
+class HeaderMatch:
+    """Requests that carry `header: value` go to `revision`."""
+
+    header: str
+    value: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    namespace: str
+    name: str
+    revisions: tuple[RevisionPlan, ...] = ()
+    """What has to run; whatever else runs for this service is to be drained and ended."""
+    traffic: tuple[Target, ...] = ()
+    """What is routed now; the stable revision first."""
+    fetch: tuple[str, ...] = ()
+    """URIs of models that have to be on the platform."""
+    history: History = History()
+    asked: tuple[tuple[str, str, int], ...] = ()
+    """(canary's name or "", revision or "", percent) of every predictor of the spec, the main one first."""
+    problems: tuple[Problem, ...] = ()
+    timeout: float = DEFAULT_TIMEOUT
+    header_matches: tuple[HeaderMatch, ...] = ()
+    mirror: tuple[str, int] | None = None
+    """(revision, percent): a copy of that share of the requests goes there too, its answers to nobody."""
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One predictor of the spec as a revision, or why there is none (yet)."""
+
+    template: Mapping[str, Any] | None
+    hash: str = ""
+    fetch: str = ""
+    problem: Problem | None = None
+
+
+def plan(service: InferenceService, observed: Observed, namespaced: Sequence[ServingRuntime] = ()) -> Plan:
+    meta, spec = service.metadata, service.spec
+    here = Plan(meta.namespace, meta.name, history=observed.history, timeout=float(spec.predictor.timeout or DEFAULT_TIMEOUT))
+    if meta.annotations.get(STOP) == "true":
+        return Plan(meta.namespace, meta.name, history=observed.history, timeout=here.timeout, stopped=True)
+    main = want(service, spec.predictor, observed, namespaced)
+    canaries = [
+        (c.predictor.name or "", c.traffic_percent, want(service, c.predictor, observed, namespaced)) for c in spec.canary
+    ]
+    book = _Book(meta.name, observed.revisions)
+    latest = book.name(main)
+    asked = [(name, book.name(wanted), percent) for name, percent, wanted in canaries]
+    ask = rollout.Ask(latest, spec.predictor.canary_traffic_percent, tuple(rollout.Candidate(*a) for a in asked))
+    sizes = _sizes(service, latest, asked, observed.history)
+    step = rollout.step(ask, observed.history, _ready(observed, sizes), observed.weights)
+    tags = {revision: name for name, revision, _ in asked} | ({latest: "latest"} if latest else {})
+    traffic = tuple(Target(revision, percent, tags.get(revision, "prev")) for revision, percent in step.traffic)
+    everything = [main, *(wanted for _, _, wanted in canaries)]
+    candidate = next((t.revision for t in reversed(traffic) if len(traffic) > 1), "")
+    return Plan(
+        meta.namespace,
+        meta.name,
+        tuple(_with_scale(book.plan(name, *sizes.get(name, sizes[""])), spec.predictor) for name in step.keep),
+        traffic,
+        tuple(dict.fromkeys(w.fetch for w in everything if w.fetch)),
+        step.history,
+        (("", latest, 100 if ask.percent is None else ask.percent), *asked),
+        tuple(w.problem for w in everything if w.problem),
+        here.timeout,
+        _header_matches(meta.annotations.get(ROUTE_HEADER), candidate),
+        (candidate, int(meta.annotations[MIRROR_PERCENT])) if candidate and MIRROR_PERCENT in meta.annotations else None,
+    )
+
+
+def want(
+    service: InferenceService, predictor: Predictor, observed: Observed, namespaced: Sequence[ServingRuntime] = ()
+) -> Wanted:
+    """The template of `predictor`: whatever of it would change the process that serves, and nothing else."""
+    if predictor.model is None:
+        text = "a predictor of containers needs a container engine; on this platform give it a model, or use a cluster"
+        return Wanted(None, problem=Problem("InvalidPredictorSpec", text, final=True))
+    uri = predictor.model.storage_uri or ""
+    try:
+        runtime = runtimes.select(predictor, namespaced, runtimes.BUILTIN)
+    except NoRuntime as error:
+        return Wanted(None, problem=Problem(error.reason, str(error), final=True))
+    if not uri:
+        text = "no model: spec.predictor.model.storageUri is empty; name a file, a folder or a URI"
+        return Wanted(None, problem=Problem("InvalidPredictorSpec", text, final=True))
+    seen = observed.models.get(uri)
+    failure = seen.failure if seen else None
+    problem = Problem(failure.reason, failure.message, final=False) if failure else None
+    if seen is None or not seen.digest:
+        return Wanted(None, fetch=uri, problem=problem)
+    try:
+        merged = runtimes.merge(runtime, service, predictor)
+    except SpecError as error:
+        return Wanted(None, problem=Problem("InvalidPredictorSpec", str(error), final=True))
+    template = {
+        "runtime": runtime.name,
+        "format": predictor.model.model_format.name,
+        "uri": uri,
+        "digest": seen.digest,
+        "container": merged.container,
+        "trustCode": _trusts(uri, service.metadata.annotations.get(TRUST_PICKLE)),
+        "timeout": float(predictor.timeout or DEFAULT_TIMEOUT),
+    }
+    return Wanted(template, hash_of(template), uri, problem)
+
+
+def hash_of(template: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _trusts(uri: str, annotation: str | None) -> bool:
+    """A local path is its user's to trust; what came from elsewhere may run code only where the annotation says so."""
+    if annotation is not None:
+        return annotation == "true"
+    return "://" not in uri or uri.startswith("file://")
+
+
+class _Book:
+    """The revisions there are and the ones this plan adds, by the hash of their template."""
+
+    def __init__(self, service: str, seen: Iterable[RevisionSeen]) -> None:
+        self._service = service
+        self._by_name: dict[str, tuple[int, str, Mapping[str, Any]]] = {r.name: (r.number, r.hash, r.template) for r in seen}
+
+    def name(self, wanted: Wanted) -> str:
+        if wanted.template is None:
+            return ""
+        for name, (_, known, _) in self._by_name.items():
+            if known == wanted.hash:
+                return name
+        number = 1 + max((number for number, _, _ in self._by_name.values()), default=0)
+        name = names.revision(self._service, number)
+        self._by_name[name] = (number, wanted.hash, wanted.template)
+        return name
+
+    def plan(self, name: str, low: int, high: int) -> RevisionPlan:
+        number, known, template = self._by_name[name]
+        return RevisionPlan(name, number, known, template, low, high)
+
+
+def _with_scale(revision: RevisionPlan, predictor: Predictor) -> RevisionPlan:
+    metric, target = str(predictor.scale_metric or ""), int(predictor.scale_target or 0)
+    return replace(revision, scale_metric=metric, scale_target=target, timeout=float(predictor.timeout or DEFAULT_TIMEOUT))
+
+
+def _sizes(
+    service: InferenceService, latest: str, asked: Sequence[tuple[str, str, int]], history: History
+) -> dict[str, tuple[int, int]]:
+    """Fewest and most replicas by revision, "" for any other: a candidate's are scaled by its share."""
+    main = service.spec.predictor
+    low = max(1, main.min_replicas or 1)
+    high = max(low, main.max_replicas or low)
+    sizes = {"": (low, high)}
+    percent = main.canary_traffic_percent
+    if latest and percent is not None and percent < 100 and latest != history.rolled_out:
+        sizes[latest] = (_share(low, percent), _share(high, percent))
+    for (_, revision, share), canary in zip(asked, service.spec.canary, strict=True):
+        own = canary.predictor.min_replicas
+        fewest = own if own else _share(low, share)
+        if revision and revision != latest:
+            sizes[revision] = (fewest, max(fewest, _share(high, share)))
+    return sizes
+
+
+def _share(replicas: int, percent: int) -> int:
+    return max(1, math.ceil(replicas * percent / 100))
+
+
+def _ready(observed: Observed, sizes: Mapping[str, tuple[int, int]]) -> frozenset[str]:
+    """Revisions with as many ready replicas as they are to have at least."""
+    return frozenset(r.name for r in observed.revisions if r.ready >= sizes.get(r.name, sizes[""])[0])
+
+
+def _header_matches(annotation: str | None, candidate: str) -> tuple[HeaderMatch, ...]:
+    if not annotation or not candidate:
+        return ()
+    header, _, value = annotation.partition("=")
+    return (HeaderMatch(header.strip().lower(), value.strip(), candidate),)
