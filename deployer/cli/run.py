@@ -1,27 +1,18 @@
-"""The `serve` command.  stdout is data, stderr is talk; exit 0 done, 1 it failed, 2 it was asked wrongly."""
+"""`serve run` and `serve check`: one model, on this machine, without the platform."""
 
 import json
 import os
 import subprocess
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from deployer.cli.output import err
 from server.settings import Settings, to_flags
-
-app = typer.Typer(
-    name="serve",
-    help="Serve a model: scikit-learn, ONNX, TensorFlow or a Python class, over HTTP and gRPC.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-err = Console(stderr=True, highlight=False)
 
 
 class Output(StrEnum):
@@ -60,7 +51,6 @@ def _settings(**given: Any) -> Settings:
         raise typer.Exit(2) from None
 
 
-@app.command()
 def run(
     model: Model,
     name: Name = "",
@@ -112,7 +102,6 @@ def run(
     os.execv(sys.executable, [sys.executable, "-P", "-m", "server", *to_flags(settings)])
 
 
-@app.command()
 def check(
     model: Model,
     runtime: Runtime = "",
@@ -173,20 +162,3 @@ def _print_report(report: dict[str, Any]) -> None:
     out.print(table)
     for warning in report["warnings"]:
         err.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
-
-
-@app.command()
-def version() -> None:
-    """The version of this command."""
-    from importlib.metadata import version as installed
-
-    print(installed("serveplane"))
-
-
-def main() -> None:
-    # `serve` is also the name of other packages' commands: say whose it is
-    app(prog_name=Path(sys.argv[0]).name if Path(sys.argv[0]).name == "serveplane" else "serve")
-
-
-if __name__ == "__main__":
-    main()

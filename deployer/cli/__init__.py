@@ -1,0 +1,47 @@
+"""The `serve` command.  stdout is data, stderr is talk.
+
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 3 there is no such thing, 4 it was not so within --timeout,
+130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from deployer.cli import platform, run, services
+from deployer.cli.output import ended
+
+app = typer.Typer(
+    name="serve",
+    help="Serve models: scikit-learn, ONNX, TensorFlow or a Python class, over HTTP and gRPC.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+SERVICES: tuple[Callable[..., None], ...] = (
+    services.deploy,
+    services.apply,
+    services.get,
+    services.status,
+    services.predict,
+    services.logs,
+    services.promote,
+    services.rollback,
+    services.delete,
+    services.render,
+)
+ONE_MODEL: tuple[Callable[..., None], ...] = (run.run, run.check)
+for panel, commands in (("Services", SERVICES), ("One model", ONE_MODEL)):
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(platform.app, name="platform", rich_help_panel="This machine")
+app.command(rich_help_panel="This machine")(platform.doctor)
+app.command(rich_help_panel="This machine")(platform.version)
+
+
+def main() -> None:
+    # `serve` is also the name of other packages' commands: say whose it is
+    with ended():
+        app(prog_name=Path(sys.argv[0]).name if Path(sys.argv[0]).name == "serveplane" else "serve")

@@ -1,0 +1,60 @@
+"""Waiting for a service, with a line on stderr for everything that changes and one that says why it is stuck."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from deployer.cli.output import TIMED_OUT, condition, err, give_up, say
+from deployer.local.client import LocalClient
+
+LOOK_EVERY = 0.1
+# Reasons that no waiting mends.
+FINAL = ("BlockedByFailedLoad", "InvalidSpec")
+
+
+def seconds(text: str) -> float:
+    """ "30", "30s", "2m", "1h" in seconds; typer.BadParameter for anything else."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number = text[:-1] if text[-1:] in units else text
+    try:
+        return float(number) * units.get(text[-1:], 1.0)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 30s, 2m or 1h") from None
+
+
+def until_ready(client: LocalClient, applied: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """The service once it is Ready; typer.Exit 1 where it can't become that, 4 where it did not in time."""
+    meta = applied["metadata"]
+    started = time.monotonic()
+    said = ""
+    with err.status(f"waiting for {meta['name']} …") if err.is_terminal else contextlib.nullcontext():
+        while True:
+            service = client.get(meta["namespace"], meta["name"])
+            status = service.get("status", {})
+            ready = condition(service)
+            if status.get("observedGeneration") == service["metadata"]["generation"]:
+                if ready.get("status") == "True":
+                    return service
+                failed = status.get("modelStatus", {}).get("lastFailureInfo", {})
+                if status.get("modelStatus", {}).get("transitionStatus") in FINAL and failed:
+                    raise give_up(f"{meta['name']}: {failed['reason']}: {failed['message']}")
+            text = ": ".join(t for t in (ready.get("reason"), ready.get("message")) if t)
+            if ready.get("reason") == "InvalidSpec" and ready.get("status") == "False":
+                raise give_up(f"{meta['name']}: {text}")
+            if text and text != said:
+                say(f"{time.monotonic() - started:5.1f} s  {text}", "dim")
+                said = text
+            if time.monotonic() - started > timeout:
+                raise give_up(f"{meta['name']} is not Ready after {timeout:g} s: {text or 'nothing is known yet'}", TIMED_OUT)
+            time.sleep(LOOK_EVERY)
+
+
+def until_gone(client: LocalClient, namespace: str, name: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while client.runs(namespace, name):
+        if time.monotonic() > deadline:
+            raise give_up(f"{name}: processes are still finishing after {timeout:g} s", TIMED_OUT)
+        time.sleep(LOOK_EVERY)

@@ -1,0 +1,143 @@
+"""The command line's side of the supervisor's API; starts the supervisor where there is none."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError
+from deployer.local import state
+from deployer.local.api import ROOT
+
+START_SECONDS = 30.0
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class LocalClient:
+    """InferenceServices of this machine's platform.  DeployerErrors say what went wrong."""
+
+    def __init__(self, home: state.Home, tell: Callable[[str], None] = lambda text: None) -> None:
+        self._home, self._tell = home, tell
+
+    def get(self, namespace: str, name: str) -> dict[str, Any]:
+        return self._ask("GET", _path(namespace, name))
+
+    def listed(self, namespace: str | None) -> list[dict[str, Any]]:
+        return list(self._ask("GET", _path(namespace))["items"])
+
+    def apply(self, raw: dict[str, Any], content: str = "") -> dict[str, Any]:
+        """`content` says which content a model's URI stands for: "" what is there now, "known" what was found last, or
+        what a revision had."""
+        meta = raw["metadata"]
+        path = _path(meta.get("namespace", "default"), meta["name"])
+        return self._ask("PUT", f"{path}/content/{content}" if content else path, raw)
+
+    def delete(self, namespace: str, name: str) -> dict[str, Any]:
+        return self._ask("DELETE", _path(namespace, name))
+
+    def revisions(self, namespace: str, name: str) -> list[dict[str, Any]]:
+        return list(self._ask("GET", _path(namespace, name) + "/revisions")["items"])
+
+    def runs(self, namespace: str, name: str) -> bool:
+        """Whether processes of a service are left, also of a deleted one."""
+        return bool(self._ask("GET", _path(namespace, name) + "/processes")["running"])
+
+    def platform(self) -> dict[str, Any]:
+        return self._ask("GET", "/platform")
+
+    def is_up(self) -> bool:
+        try:
+            self._call("GET", "/platform", None)
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    def up(self, port: int = 0) -> None:
+        """Have a supervisor; started in the background where there is none."""
+        if self.is_up():
+            return
+        self._tell("starting the platform in the background …")
+        self._home.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        command = [sys.executable, "-P", "-m", "deployer.local.supervisor", *(["--port", str(port)] if port else [])]
+        with self._home.log.open("ab") as log:
+            at = log.tell()
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self._home.root
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_up():
+            if child.poll() is not None and not self._other_starts():
+                with self._home.log.open() as log_text:
+                    log_text.seek(at)
+                    said = log_text.read().strip().splitlines() or ["it said nothing"]
+                raise DeployerError(f"the platform did not start: {said[-1].removeprefix('serve: ')} (log: {self._home.log})")
+            if time.monotonic() > deadline:
+                raise DeployerError(f"the platform did not start within {START_SECONDS:g} s; its log: {self._home.log}")
+            time.sleep(0.03)
+
+    def _other_starts(self) -> bool:
+        """Two commands at once start two supervisors; the one without the lock gives way."""
+        import fcntl
+
+        with self._home.lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def down(self) -> dict[str, Any] | None:
+        """End the supervisor and all it started; None where nothing ran."""
+        if not self.is_up():
+            if not any(self._home.process_files()) and not (self._home.root / "processes" / "envoy.json").exists():
+                return None
+            # a dead supervisor's processes are ended by a new one
+            self.up()
+        described = self._ask("POST", "/platform/down")
+        pid = int(described["pid"])
+        deadline = time.monotonic() + 40
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            time.sleep(0.03)
+        return described
+
+    def _ask(self, verb: str, path: str, body: Any = None) -> dict[str, Any]:
+        try:
+            status, answer = self._call(verb, path, body)
+        except (FileNotFoundError, ConnectionError, http.client.HTTPException):
+            self.up()
+            status, answer = self._call(verb, path, body)
+        if status == 200:
+            return answer
+        text = answer.get("message", "")
+        if status == 422:
+            raise SpecError(tuple(Mistake(**m) for m in answer["mistakes"]))
+        raise {404: NotFound, 409: Conflict}.get(status, DeployerError)(text)
+
+    def _call(self, verb: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        connection = _Connection(str(self._home.socket), 30.0)
+        try:
+            connection.request(verb, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or b"{}")
+        finally:
+            connection.close()
+
+
+def _path(namespace: str | None, name: str | None = None) -> str:
+    middle = f"/namespaces/{namespace}" if namespace else ""
+    return f"{ROOT}{middle}/inferenceservices" + (f"/{name}" if name else "")

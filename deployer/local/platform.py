@@ -1,0 +1,328 @@
+"""The local shell: carries out a plan with processes, files and Envoy on this machine.  Decides nothing that a plan decides.
+
+What lives on: a record per service (its object, port, revisions and models), the replicas and what is routed.  One lock
+guards them; nothing that waits (a download, a probe, Envoy) is done while it is held.
+"""
+
+import copy
+import errno
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from deployer import names, spec
+from deployer.errors import NotFound
+from deployer.local import state
+from deployer.local.cache import Cache, FetchError
+from deployer.local.envoy import Backend, Endpoint, HeaderRoute, Mirror, ServiceRoutes
+from deployer.local.proxy import Proxy
+from deployer.local.replica import Ports
+from deployer.local.replicas import Replicas
+from deployer.observed import Failure, History, ModelSeen, Observed, RevisionSeen
+from deployer.plan import Plan
+from deployer.runtimes import ServingRuntime, parse_runtime
+from deployer.status import timestamp
+
+log = logging.getLogger(__name__)
+KEPT_REVISIONS = 10
+FIRST_FETCH_PAUSE, LONGEST_FETCH_PAUSE = 2.0, 300.0
+
+
+class LocalPlatform:
+    """The verbs of `platform.Platform`, and those by which a user's wishes come in: `put`, `remove`, `roll_back`."""
+
+    def __init__(self, home: state.Home, proxy: Proxy, ports: Ports, replicas: Replicas, base_url: str) -> None:
+        self._home, self._proxy, self._ports, self._replicas, self._base_url = home, proxy, ports, replicas, base_url
+        self._cache = Cache(home.cache)
+        self._lock = threading.RLock()
+        self._records: dict[str, dict[str, Any]] = {}
+        self._models: dict[tuple[str, str], ModelSeen] = {}
+        self._tries: dict[tuple[str, str], tuple[int, float]] = {}
+        self._routes: dict[str, ServiceRoutes] = {}
+        self._route_error = ""
+        self._changed: Callable[[str], None] = lambda key: None
+        for key in home.service_keys():
+            if record := state.read(home.service(key)):
+                self._records[key] = record
+                # what it says was so when the last supervisor looked
+                record["object"].get("status", {}).pop("observedGeneration", None)
+                ports.keep(record["port"])
+                for uri, digest in record["models"].items():
+                    self._models[key, uri] = ModelSeen("fetched", digest)
+        for key in self._records:
+            self._routes[key] = self._route(key)
+
+    # what users ask for
+
+    def put(self, raw: dict[str, Any], content: str = "") -> dict[str, Any]:
+        """Apply an object: made, or changed where its spec, labels or annotations differ; SpecError where it is wrong."""
+        service = spec.parse(raw)
+        key = names.key(service.metadata.namespace, service.metadata.name)
+        with self._lock:
+            old = self._records.get(key)
+            if old:
+                spec.check_update(spec.parse(old["object"]), service)
+            record = old or {"port": self._ports.free(), "revisions": [], "models": {}, "history": {}, "weights": {}}
+            record["object"] = _merged(old["object"] if old else None, raw, service)
+            record["object"]["status"].pop("observedGeneration", None)
+            self._records[key] = record
+            self._resolve_again(key, service, content)
+            self._save(key)
+        self._changed(key)
+        return self.shown(key)
+
+    def _resolve_again(self, key: str, service: spec.InferenceService, content: str) -> None:
+        """A file may have other content under the same name: look at it again, and serve the known one until then.
+
+        With `content` "known" nothing is looked at, and with a revision's name it is what that revision had.
+        """
+        had = {r["template"]["uri"]: r["template"]["digest"] for r in self._records[key]["revisions"] if r["name"] == content}
+        for uri in _uris(service):
+            seen = self._models.get((key, uri))
+            digest = had.get(uri) or (seen.digest if seen else "")
+            if digest and (uri in had or content == "known"):
+                self._models[key, uri] = ModelSeen("fetched", digest)
+                self._records[key]["models"][uri] = digest
+                continue
+            self._models[key, uri] = ModelSeen("fetching", digest)
+            self._tries.pop((key, uri), None)
+            self._fetch(key, uri)
+
+    def remove(self, key: str) -> dict[str, Any]:
+        with self._lock:
+            shown = self.shown(key)
+            del self._records[key]
+            self._home.service(key).unlink(missing_ok=True)
+        self._changed(key)
+        return shown
+
+    def shown(self, key: str) -> dict[str, Any]:
+        with self._lock:
+            if key not in self._records:
+                raise NotFound(f"there is no InferenceService {key.partition('/')[2]!r} in namespace {key.partition('/')[0]!r}")
+            return copy.deepcopy(self._records[key]["object"])
+
+    def listed(self, namespace: str | None = None) -> list[dict[str, Any]]:
+        with self._lock:
+            return [self.shown(key) for key in sorted(self._records) if namespace in (None, key.partition("/")[0])]
+
+    def revisions(self, key: str) -> list[dict[str, Any]]:
+        with self._lock:
+            self.shown(key)
+            return copy.deepcopy(self._records[key]["revisions"])
+
+    def is_busy(self, key: str) -> bool:
+        """Whether something of a deleted service still runs."""
+        return bool(self._replicas.of(key))
+
+    # the verbs of a platform
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._replicas.watch(changed)
+        left_behind = {names.key(r.namespace, r.service) for r in self._replicas.all()}
+        for key in sorted(left_behind | set(self._records)):
+            changed(key)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        with self._lock:
+            return copy.deepcopy(self._records[key]["object"]) if key in self._records else None
+
+    def runtimes(self, namespace: str) -> Sequence[ServingRuntime]:
+        files = (self._home.root / "runtimes" / namespace).glob("*.json")
+        return [parse_runtime(document) for document in map(state.read, sorted(files)) if document]
+
+    def observe(self, key: str) -> Observed:
+        with self._lock:
+            record = self._records.get(key)
+            if record is None:
+                return Observed()
+            namespace, _, name = key.partition("/")
+            return Observed(
+                tuple(self._seen(key, r) for r in record["revisions"]),
+                {uri: seen for (owner, uri), seen in self._models.items() if owner == key},
+                dict(record["weights"]),
+                History(**record["history"]),
+                self._base_url + names.path(namespace, name),
+                f"http://127.0.0.1:{record['port']}",
+                self._route_error,
+            )
+
+    def _seen(self, key: str, record: dict[str, Any]) -> RevisionSeen:
+        mine = [r for r in self._replicas.of(key) if r.revision == record["name"] and not r.draining]
+        return RevisionSeen(
+            record["name"],
+            record["number"],
+            record["hash"],
+            record["template"],
+            len(mine),
+            sum(r.is_ready for r in mine),
+            sum(r.process is not None for r in mine),
+            self._replicas.failure(key, record["name"]),
+        )
+
+    def apply(self, key: str, plan: Plan) -> None:
+        with self._lock:
+            record = self._records.get(key)
+            if record is None:
+                return
+            self._remember(key, record, plan)
+            for uri in plan.fetch:
+                self._fetch(key, uri)
+            for revision in plan.revisions:
+                model = self._cache.path(revision.template["digest"], _file_name(revision.template["uri"]))
+                if model is None:
+                    self._models[key, revision.template["uri"]] = ModelSeen("fetching")
+                    self._fetch(key, revision.template["uri"])
+                    continue
+                self._replicas.scale(key, revision, str(model))
+            record["weights"] = {t.revision: t.percent for t in plan.traffic if t.percent}
+            self._routes[key] = self._route(key, plan)
+        if self._push() and self._proxy.wait_applied(5.0):
+            # nobody is sent there any more: what is not in the plan may end
+            self._replicas.retire(key, {r.name for r in plan.revisions})
+        with self._lock:
+            if key in self._records:
+                self._save(key)
+
+    def _remember(self, key: str, record: dict[str, Any], plan: Plan) -> None:
+        known = {r["name"] for r in record["revisions"]}
+        predictor = record["object"]["spec"]["predictor"]
+        for r in plan.revisions:
+            if r.name not in known:
+                made = {"name": r.name, "number": r.number, "hash": r.hash, "template": dict(r.template)}
+                record["revisions"].append(made | {"predictor": predictor, "created": timestamp(time.time())})
+        record["history"] = vars(plan.history).copy()
+        used = {r.name for r in plan.revisions} | set(record["history"].values())
+        spare = [r["name"] for r in record["revisions"] if r["name"] not in used]
+        for name in spare[: max(0, len(spare) - KEPT_REVISIONS)]:
+            record["revisions"] = [r for r in record["revisions"] if r["name"] != name]
+
+    def report(self, key: str, status: dict[str, Any]) -> None:
+        with self._lock:
+            record = self._records.get(key)
+            if record is None or record["object"].get("status") == status:
+                return
+            record["object"]["status"] = status
+            meta = record["object"]["metadata"]
+            meta["resourceVersion"] = str(int(meta["resourceVersion"]) + 1)
+            self._save(key)
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self._routes.pop(key, None)
+            for owner, uri in [m for m in self._models if m[0] == key]:
+                del self._models[owner, uri]
+        if self._push():
+            self._proxy.wait_applied(5.0)
+        self._replicas.retire(key, set())
+        with self._lock:
+            keep = {r["template"]["digest"] for record in self._records.values() for r in record["revisions"]}
+        self._cache.remove_unused(keep, older_than=600.0)
+
+    # models
+
+    def _fetch(self, key: str, uri: str) -> None:
+        """In a thread of its own, where it is not there, not on its way, and not to be tried later."""
+        seen = self._models.get((key, uri))
+        tries, not_before = self._tries.get((key, uri), (0, 0.0))
+        if (seen and seen.state == "fetched") or tries < 0 or time.monotonic() < not_before:
+            return
+        self._models[key, uri] = ModelSeen("fetching", seen.digest if seen else "", failure=seen.failure if seen else None)
+        self._tries[key, uri] = (-1 - tries, 0.0)
+        threading.Thread(target=self._fetch_now, args=(key, uri, tries), name=f"fetch {uri}", daemon=True).start()
+
+    def _fetch_now(self, key: str, uri: str, tries: int) -> None:
+        def progress(done: int, total: int | None) -> None:
+            with self._lock:
+                seen = self._models.get((key, uri))
+                if seen and seen.state == "fetching":
+                    self._models[key, uri] = ModelSeen("fetching", seen.digest, done, total, seen.failure)
+            self._changed(key)
+
+        digest, failure = "", None
+        try:
+            digest = self._cache.fetch(uri, progress).digest
+        except FetchError as error:
+            failure = Failure(error.reason, error.message, time.time())
+        except OSError as error:
+            reason = "DiskFull" if error.errno == errno.ENOSPC else "DownloadFailed"
+            failure = Failure(reason, f"{uri}: {error.strerror or error}", time.time())
+        except Exception as error:
+            log.exception("fetching %s", uri)
+            failure = Failure("DownloadFailed", f"{uri}: {type(error).__name__}: {error}", time.time())
+        with self._lock:
+            if (key, uri) not in self._models or key not in self._records:
+                return
+            if failure is None:
+                self._models[key, uri] = ModelSeen("fetched", digest)
+                self._records[key]["models"][uri] = digest
+                self._tries.pop((key, uri), None)
+            else:
+                known = self._models[key, uri].digest
+                self._models[key, uri] = ModelSeen("failed", known, failure=failure)
+                pause = min(LONGEST_FETCH_PAUSE, FIRST_FETCH_PAUSE * 2**tries)
+                self._tries[key, uri] = (tries + 1, time.monotonic() + pause)
+        self._changed(key)
+
+    # routes
+
+    def route_all(self) -> None:
+        """Write the routes as they were when the last supervisor wrote them, before anything else is known."""
+        self._push()
+
+    def _route(self, key: str, plan: Plan | None = None) -> ServiceRoutes:
+        namespace, _, name = key.partition("/")
+        record = self._records[key]
+        order = [t.revision for t in plan.traffic] if plan else list(record["weights"])
+        backends = tuple(Backend(r, record["weights"].get(r, 0), self._endpoints(key, r)) for r in order)
+        found = [HeaderRoute(m.header, m.value, m.revision) for m in plan.header_matches] if plan else []
+        mirror = Mirror(*plan.mirror) if plan and plan.mirror else None
+        return ServiceRoutes(namespace, name, record["port"], plan.timeout if plan else 60.0, backends, tuple(found), mirror)
+
+    def _endpoints(self, key: str, revision: str) -> tuple[Endpoint, ...]:
+        """The ready ones; where none is, those that were, so that requests are held for them."""
+        mine = [r for r in self._replicas.of(key) if r.revision == revision and r.was_ready and not r.draining]
+        ready = [r for r in mine if r.is_ready]
+        return tuple(Endpoint(r.http_port, r.grpc_port) for r in ready or mine)
+
+    def _push(self) -> bool:
+        with self._lock:
+            routes = [self._routes[key] for key in sorted(self._routes)]
+        try:
+            self._proxy.apply(routes)
+        except OSError as error:
+            self._route_error = f"the routes can't be written: {error.strerror or error}; those before stay in use"
+            return False
+        self._route_error = self._proxy.rejected()
+        return not self._route_error
+
+    def _save(self, key: str) -> None:
+        state.write(self._home.service(key), self._records[key])
+
+
+def _uris(service: spec.InferenceService) -> Iterable[str]:
+    predictors = [service.spec.predictor, *(c.predictor for c in service.spec.canary)]
+    return dict.fromkeys(p.model.storage_uri for p in predictors if p.model and p.model.storage_uri)
+
+
+def _file_name(uri: str) -> str:
+    return uri.rstrip("/").rpartition("/")[2]
+
+
+def _merged(old: dict[str, Any] | None, raw: dict[str, Any], service: spec.InferenceService) -> dict[str, Any]:
+    """The object to keep: the user's words, the platform's metadata, and a new generation where the spec differs."""
+    given = copy.deepcopy(raw)
+    kept = {"apiVersion": spec.API_VERSION, "kind": spec.KIND}
+    before = old["metadata"] if old else {}
+    meta = {k: v for k, v in given.get("metadata", {}).items() if k in ("labels", "annotations") and v}
+    meta |= {"name": service.metadata.name, "namespace": service.metadata.namespace}
+    meta["uid"] = before.get("uid") or str(uuid.uuid4())
+    meta["creationTimestamp"] = before.get("creationTimestamp") or timestamp(time.time())
+    changed = old is None or old["spec"] != given["spec"] or before.get("annotations", {}) != meta.get("annotations", {})
+    meta["generation"] = int(before.get("generation", 0)) + int(changed)
+    meta["resourceVersion"] = str(int(before.get("resourceVersion", "0")) + 1)
+    return kept | {"metadata": meta, "spec": given["spec"], "status": old.get("status", {}) if old else {}}

@@ -1,0 +1,78 @@
+"""A revision's template → the process that serves it.  Pure: what to run, with which environment and limits."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from server.settings import Settings, to_flags
+
+# What the runtimes' containers say of a pod, and this machine says otherwise.
+_OF_THE_POD = ("model_name", "model_dir", "http_port", "grpc_port", "host", "port", "rest_port")
+# What a predictor gets of the user's environment: what finds libraries, certificates and proxies, nothing that is secret.
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+)
+DRAIN_SECONDS = 1.0
+GRACE_SECONDS = 25.0
+
+
+def command(template: Mapping[str, Any], name: str, model: str, http_port: int, grpc_port: int) -> list[str]:
+    """An argv list: no shell sees any of a spec's words."""
+    settings = Settings.model_construct(
+        **{field: info.default for field, info in Settings.model_fields.items()}
+        | {"model_name": name, "model_dir": model, "runtime": template["format"], "http_port": http_port, "grpc_port": grpc_port}
+        | {"trust_pickle": template["trustCode"], "timeout": template["timeout"], "drain_delay": DRAIN_SECONDS}
+        | {"grace": GRACE_SECONDS, "log_format": "json"}
+    )
+    # -P: a server.py in the working directory is not ours
+    return [sys.executable, "-P", "-m", "server", *to_flags(settings), *_own_flags(template["container"].get("args", ()))]
+
+
+def _own_flags(args: Sequence[str]) -> list[str]:
+    """The flags that a user added to the runtime's."""
+    kept: list[str] = []
+    skip = False
+    for word in args:
+        if skip and not word.startswith("--"):
+            skip = False
+            continue
+        flag, equals, _ = word.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") in _OF_THE_POD:
+            skip = not equals
+            continue
+        skip = False
+        kept.append(word)
+    return kept
+
+
+def environment(template: Mapping[str, Any], mine: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: mine[name] for name in _INHERITED if name in mine}
+    given = {e["name"]: str(e["value"]) for e in template["container"].get("env", ()) if "value" in e}
+    return kept | given
+
+
+def memory_limit(template: Mapping[str, Any]) -> int | None:
+    """Bytes that a replica may hold, where the spec says so; see `quantity`."""
+    limit = template["container"].get("resources", {}).get("limits", {}).get("memory")
+    return quantity(str(limit)) if limit is not None else None
+
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
+
+
+def quantity(text: str) -> int | None:
+    """Kubernetes' quantity in its unit's base ("512Mi" → 536870912); None where it is none."""
+    number = text.rstrip("kKMGTim")
+    try:
+        return int(float(number) * _UNITS[text[len(number) :]])
+    except (KeyError, ValueError):
+        return None

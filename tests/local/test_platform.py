@@ -1,0 +1,285 @@
+"""A whole platform: the command, the supervisor, Envoy and predictors, all real, and requests all the while."""
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.local.conftest import until
+
+ROW = json.dumps({"instances": [[5.1, 3.5, 1.4, 0.2]]})
+
+
+class Traffic:
+    """Requests to a service from `clients` threads, `rate` a second in all, from entering to leaving; every answer is kept."""
+
+    def __init__(self, url, name, rate=120, clients=6):
+        parts = urlsplit(url)
+        self.netloc, self.path = parts.netloc, f"{parts.path}/v1/models/{name}:predict"
+        self.gap, self.answers, self.lost = clients / rate, [], []
+        self.done = threading.Event()
+        self.threads = [threading.Thread(target=self.client) for _ in range(clients)]
+
+    def client(self):
+        while not self.done.is_set():
+            started = time.monotonic()
+            connection = http.client.HTTPConnection(self.netloc, timeout=30)
+            try:
+                connection.request("POST", self.path, ROW, {"content-type": "application/json"})
+                response = connection.getresponse()
+                body = response.read()
+                if response.status == 200:
+                    self.answers.append((started, round(json.loads(body)["predictions"][0])))
+                else:
+                    self.lost.append((response.status, body))
+            except (OSError, http.client.HTTPException) as error:
+                self.lost.append((type(error).__name__, str(error)))
+            finally:
+                connection.close()
+            self.done.wait(max(0.0, self.gap - (time.monotonic() - started)))
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        for thread in self.threads:
+            thread.join()
+
+    def next(self, number):
+        """The answers of the next `number` requests that are sent from now on."""
+        now = time.monotonic()
+        until(lambda: sum(at > now for at, _ in self.answers) >= number or self.lost, 60)
+        return [answer for at, answer in self.answers if at > now]
+
+
+def ask(url, name, headers=None):
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+    try:
+        connection.request("POST", f"{parts.path}/v1/models/{name}:predict", ROW, headers or {})
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        return response.status, round(body["predictions"][0]) if response.status == 200 else body
+    finally:
+        connection.close()
+
+
+def condition(service, kind="Ready"):
+    return next(c for c in service["status"]["conditions"] if c["type"] == kind)
+
+
+def shares(service):
+    return {t["revisionName"]: t["percent"] for t in service["status"]["components"]["predictor"]["traffic"]}
+
+
+def test_a_cycle_of_canaries_loses_no_request(platform, models):
+    url = platform.object("deploy", models[1], "--name", "cycle")["status"]["url"]
+    with Traffic(url, "cycle") as traffic:
+        service = platform.object("deploy", models[2], "--name", "cycle", "--canary", 20)
+        assert shares(service) == {"cycle-predictor-00001": 80, "cycle-predictor-00002": 20}
+        found = traffic.next(400)
+        assert 0.10 < found.count(2) / len(found) < 0.32
+        assert ask(url, "cycle", {"serve-revision": "candidate"}) == (200, 2)
+        service = platform.object("deploy", models[2], "--name", "cycle", "--canary", 50)
+        assert sorted(shares(service).values()) == [50, 50]
+        service = platform.object("promote", "cycle")
+        assert set(traffic.next(60)) == {2}
+        component = service["status"]["components"]["predictor"]
+        assert component["latestRolledoutRevision"] == "cycle-predictor-00002"
+        assert component["previousRolledoutRevision"] == "cycle-predictor-00001"
+        done = platform.serve("deploy", models["broken"], "--name", "cycle", "--canary", 50, code=1)
+        assert "ModelLoadFailed" in done.stderr
+        assert "broken.skops" in done.stderr
+        assert set(traffic.next(60)) == {2}
+        platform.object("rollback", "cycle")
+        assert set(traffic.next(60)) == {2}
+        platform.object("rollback", "cycle", "--to", "cycle-predictor-00001")
+        assert set(traffic.next(60)) == {1}
+    assert traffic.lost == []
+    platform.serve("delete", "cycle")
+    assert ask(url, "cycle")[0] == 404
+
+
+def test_a_file_with_new_content_under_the_same_name_is_a_new_revision_and_the_old_one_can_come_back(platform, models, tmp_path):
+    model = tmp_path / "again.skops"
+    model.write_bytes(models[1].read_bytes())
+    url = platform.object("deploy", model)["status"]["url"]
+    model.write_bytes(models[3].read_bytes())
+    assert ask(url, "again") == (200, 1)
+    platform.object("deploy", model)
+    assert ask(url, "again") == (200, 3)
+    platform.object("rollback", "again")
+    assert ask(url, "again") == (200, 1)
+    platform.serve("delete", "again")
+
+
+def test_a_service_has_a_port_of_its_own_and_answers_by_host_name(platform, models):
+    service = platform.object("deploy", models[2], "--name", "own")
+    assert ask(service["status"]["address"]["url"], "own") == (200, 2)
+    base = service["status"]["url"].partition("/serving")[0]
+    assert ask(base, "own", {"host": "own-default.localhost"}) == (200, 2)
+    code, body = ask(base + "/serving/default/nobody", "nobody")
+    assert code == 404
+    assert body["error"]
+    platform.serve("delete", "own")
+
+
+@pytest.fixture(scope="module")
+def pair(platform, models):
+    """A service of two predictors."""
+    service = platform.object("deploy", models[1], "--name", "pair", "--min-replicas", 2)
+    return service["status"]["url"]
+
+
+def of(platform, name):
+    return [p for p in platform.processes() if p["service"] == name]
+
+
+def test_killing_one_of_two_predictors_loses_nothing_and_it_is_replaced(platform, pair):
+    victim = of(platform, "pair")[0]["pid"]
+    with Traffic(pair, "pair") as traffic:
+        traffic.next(20)
+        platform.kill(victim)
+        traffic.next(60)
+        until(lambda: [p["ready"] for p in of(platform, "pair")] == [True, True])
+        traffic.next(60)
+    assert traffic.lost == []
+
+
+def test_killing_the_supervisor_loses_nothing_and_the_next_command_finds_all_as_it_was(platform, pair):
+    before = [p["pid"] for p in of(platform, "pair")]
+    with Traffic(pair, "pair") as traffic:
+        traffic.next(20)
+        platform.kill(platform.supervisor())
+        traffic.next(60)
+        service = platform.object("get", "pair")
+        traffic.next(60)
+    assert traffic.lost == []
+    assert service["status"]["url"] == pair
+    assert [p["pid"] for p in of(platform, "pair")] == before
+
+
+def test_envoy_is_started_again_where_it_dies(platform, pair):
+    dead = platform.envoy()
+    platform.kill(dead)
+    until(lambda: platform.envoy() != dead, 5)
+    until(lambda: _answers(pair, "pair"), 5)
+
+
+def _answers(url, name):
+    try:
+        return ask(url, name) == (200, 1)
+    except OSError:
+        return False
+
+
+def test_requests_in_flight_are_answered_when_their_predictor_is_told_to_stop(platform, tmp_path):
+    code = "import time\nclass M:\n    def predict(self, inputs):\n        time.sleep(float(inputs['x'].ravel()[0]))\n        return {'y': inputs['x']}\n"
+    (tmp_path / "model.py").write_text(code)
+    url = platform.object("deploy", f"{tmp_path}/model.py", "--name", "slow")["status"]["url"]
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [3.0]}]})
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+    connection.request("POST", f"{parts.path}/v2/models/slow/infer", body)
+    (one,) = of(platform, "slow")
+    os.kill(one["pid"], signal.SIGTERM)
+    assert connection.getresponse().status == 200
+    platform.serve("delete", "slow")
+
+
+def test_replicas_follow_the_work_between_their_bounds(platform, tmp_path):
+    code = "import time\nclass M:\n    def predict(self, inputs):\n        time.sleep(0.05)\n        return {'y': inputs['x']}\n"
+    (tmp_path / "model.py").write_text(code)
+    service = platform.object("deploy", f"{tmp_path}/model.py", "--name", "busy", "--min-replicas", 1, "--max-replicas", 2)
+    assert len(of(platform, "busy")) == 1
+    url = service["status"]["url"]
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [3.0]}]})
+    done = threading.Event()
+
+    def load():
+        parts = urlsplit(url)
+        while not done.is_set():
+            connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+            connection.request("POST", f"{parts.path}/v2/models/busy/infer", body)
+            connection.getresponse().read()
+            connection.close()
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: sum(p["ready"] for p in of(platform, "busy")) == 2, 40)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    platform.serve("delete", "busy")
+
+
+def test_all_mistakes_of_a_manifest_are_told_at_once_and_nothing_is_applied(platform, tmp_path):
+    bad = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "bad"},
+        "spec": {
+            "predictor": {
+                "minReplicas": 3,
+                "maxReplicas": 1,
+                "model": {"modelFormat": {"name": "sklern"}, "storageUri": "gopher://x"},
+            }
+        },
+    }
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(bad))
+    done = platform.serve("apply", "-f", tmp_path / "bad.yaml", code=2)
+    for word in ("maxReplicas", "sklern", "gopher"):
+        assert word in done.stderr
+    platform.serve("get", "bad", code=3)
+
+
+def test_a_manifest_is_applied_shown_in_every_form_and_deleted(platform, models, tmp_path):
+    service = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "applied", "namespace": "team"},
+        "spec": {"predictor": {"sklearn": {"storageUri": f"file://{models[2]}"}}},
+    }
+    (tmp_path / "applied.yaml").write_text(yaml.safe_dump(service))
+    assert condition(platform.object("apply", "-f", tmp_path / "applied.yaml", "--wait"))["status"] == "True"
+    assert "applied" in platform.serve("get", "-A").stdout
+    assert "applied" not in platform.serve("get").stdout
+    assert yaml.safe_load(platform.serve("get", "applied", "-n", "team", "-o", "yaml").stdout)["kind"] == "InferenceService"
+    assert platform.serve("get", "-n", "team", "-o", "name").stdout.strip() == "inferenceservice.serving.kserve.io/applied"
+    assert "100 %" in platform.serve("status", "applied", "-n", "team").stdout
+    assert platform.object("predict", "applied", "-n", "team")["outputs"]
+    assert "draining" not in platform.serve("logs", "applied", "-n", "team").stdout
+    platform.serve("delete", "-f", tmp_path / "applied.yaml")
+    platform.serve("delete", "applied", "-n", "team", code=3)
+    platform.serve("delete", "applied", "-n", "team", "--ignore-not-found")
+
+
+def test_what_is_not_there_in_time_is_exit_4_with_the_reason(platform, tmp_path):
+    (tmp_path / "model.py").write_text(
+        "import time\nclass M:\n    def load(self, path): time.sleep(60)\n    def predict(self, inputs): ...\n"
+    )
+    done = platform.serve("deploy", f"{tmp_path}/model.py", "--name", "late", "--timeout", "2s", code=4)
+    assert "0 of 1 replicas are ready" in done.stderr
+    platform.serve("delete", "late")
+
+
+def test_a_second_supervisor_gives_way(platform, pair):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-P", "-m", "deployer.local.supervisor"]
+    done = subprocess.run(command, env=platform.environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "up already" in done.stderr
