@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from deployer.errors import Mistake, did_you_mean, show, under
+from deployer.errors import Mistake, SpecError, did_you_mean, show, under
 from deployer.formats import LEGACY_KEYS
 from deployer.pods import CONTAINER_FIELDS, POD_FIELDS, wrong_type
 from deployer.schema import (
@@ -31,7 +31,8 @@ M = TypeVar("M", bound=Part)
 Loc = tuple[str | int, ...]
 
 MAX_DEPTH = 50
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
+MAX_MISTAKES = 100
 COMPONENTS: Mapping[str, type[Part]] = {"predictor": Predictor, "transformer": Transformer, "explainer": Explainer}
 # Bookkeeping of an API server that may come along with an object that was read from one.
 _NOT_OURS = frozenset(("managedFields", "selfLink", "generateName", "deletionGracePeriodSeconds"))
@@ -45,7 +46,10 @@ class Read:
     legacy: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, message: str) -> None:
+        """SpecError at once where there are too many: the object is something else, and looking for hints takes time."""
         self.mistakes.append(Mistake(path, message))
+        if len(self.mistakes) >= MAX_MISTAKES:
+            raise SpecError([*self.as_written(self.mistakes), Mistake("", "there are more mistakes, which were not looked for")])
 
     def as_written(self, mistakes: Iterable[Mistake]) -> list[Mistake]:
         """The mistakes with the paths that the person wrote, each once."""
@@ -79,12 +83,16 @@ def read_service(raw: object) -> tuple[InferenceService, Read]:
 
 
 def read_top(raw: object, found: Read) -> dict[str, Any]:
-    """The top level of any object of the API, copied and free of nulls, without status and bookkeeping."""
+    """The top level of any object of the API, copied and free of nulls, without status and bookkeeping.
+
+    SpecError where it can't be read at all.
+    """
     top = _plain(raw, found)
-    if not isinstance(top, dict):
-        if not found.mistakes:
-            found.add("", f"found {show(raw)}, wanted an object with apiVersion, kind, metadata and spec")
-        return {}
+    if not isinstance(top, dict) and not found.mistakes:
+        found.add("", f"found {show(raw)}, wanted an object with apiVersion, kind, metadata and spec")
+    whole = [mistake for mistake in found.mistakes if mistake.path == ""]
+    if whole:
+        raise SpecError(whole)
     top.pop("status", None)
     metadata = top.get("metadata")
     if isinstance(metadata, dict):

@@ -85,8 +85,6 @@ def parse_runtime(raw: object) -> ServingRuntime:
     """The runtime that an object describes; SpecError with every mistake in it, and nothing else."""
     found = Read()
     top = read_top(raw, found)
-    if any(mistake.path == "" for mistake in found.mistakes):
-        raise SpecError(mistake for mistake in found.mistakes if mistake.path == "")
     if isinstance(top.get("spec"), dict):
         top["spec"] = _gathered(top["spec"], found)
     runtime = fill(ServingRuntime, top, found)

@@ -7,6 +7,7 @@ what has no effect where in `notices.py`; other rooms import all of it from here
 """
 
 from collections.abc import Collection
+from itertools import islice
 
 from deployer.annotations import (
     AUTOSCALER_CLASS,
@@ -22,7 +23,7 @@ from deployer.documents import documents
 from deployer.errors import Mistake, SpecError, show
 from deployer.formats import FORMATS
 from deployer.notices import Notice, notices
-from deployer.objects import as_object, read_service
+from deployer.objects import MAX_MISTAKES, as_object, read_service
 from deployer.schema import (
     API_VERSION,
     KIND,
@@ -81,10 +82,8 @@ def parse(raw: object, *, formats: Collection[str] = FORMATS) -> InferenceServic
     (`runtimes.formats_of`).  The predictor of each canary is whole: what its entry leaves out is the stable one's.
     """
     service, found = read_service(raw)
-    if any(mistake.path == "" for mistake in found.mistakes):
-        raise SpecError(mistake for mistake in found.mistakes if mistake.path == "")
     known = {mistake.path for mistake in found.mistakes}
-    mistakes = [*found.mistakes, *hide(check(service, formats), known)]
+    mistakes = [*found.mistakes, *islice(hide(check(service, formats), known), MAX_MISTAKES)]
     if mistakes:
         raise SpecError(found.as_written(mistakes))
     return service
