@@ -87,12 +87,13 @@ def read_top(raw: object, found: Read) -> dict[str, Any]:
 
     SpecError where it can't be read at all.
     """
-    top = _plain(raw, found)
-    if not isinstance(top, dict) and not found.mistakes:
-        found.add("", f"found {show(raw)}, wanted an object with apiVersion, kind, metadata and spec")
+    plain = _plain(raw, found)
     whole = [mistake for mistake in found.mistakes if mistake.path == ""]
+    if not isinstance(plain, dict) and not whole:
+        whole = [Mistake("", f"found {show(raw)}, wanted an object with apiVersion, kind, metadata and spec")]
     if whole:
-        raise SpecError(whole)
+        raise SpecError(dict.fromkeys(whole))
+    top: dict[str, Any] = plain
     top.pop("status", None)
     metadata = top.get("metadata")
     if isinstance(metadata, dict):
