@@ -207,7 +207,7 @@ def _framework_key(raw: dict[str, Any], taken: dict[str, Any], path: str, found:
     found.legacy[f"{path}.model"] = first
     value = raw[first]
     if not isinstance(value, dict):
-        found.add(under(path, first), wrong_type(value, dict))
+        found.add(f"{path}.model", wrong_type(value, dict))
         return
     if "modelFormat" in value:
         found.add(

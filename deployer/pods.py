@@ -224,7 +224,7 @@ def quantity(amount: object) -> Decimal:
     """A Kubernetes quantity (`500m`, `2Gi`, `1e3`, 4) as a number; ValueError, with a text for a person, where it is none."""
     if is_a(amount, int) or isinstance(amount, float):
         amount = str(amount)
-    found = re.fullmatch(r"(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,2}))?", str(amount))
+    found = re.fullmatch(r"(?a)(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,2}))?", str(amount))
     if not isinstance(amount, str) or found is None:
         raise ValueError(
             f"found {show(amount)}, wanted a quantity such as 500m or 2 (CPU), 512Mi or 2Gi (memory){_unit_hint(amount)}"

@@ -3,11 +3,11 @@
 The way of a request:
 
     client → main | the service's own port → [route] → priority 0: the endpoints of one backend
-                                                       priority 1: hold → try → the same endpoints
+                                                       priority 1, 2, 3: hold → try → the same endpoints
 
-`hold` and `try` are listeners inside Envoy.  A request gets there when no endpoint is healthy, or with its third attempt:
-`try` asks a healthy endpoint once, and `hold` asks `try` again for as long as it says that nothing was sent to anyone.  So
-a request waits for a predictor that is being started again, but is handed to predictors three times at most: one that kills
+`hold` and `try` are listeners inside Envoy.  A request gets there when no endpoint is healthy, and with each retry: `try`
+asks a healthy endpoint once, and `hold` asks `try` again for as long as it says that nothing was sent to anyone.  So a
+request waits for a predictor that is being started again, but is handed to predictors three times at most: one that kills
 whatever runs it can't go on doing so.
 
 Why what is retried may be retried: predictions are idempotent.
@@ -42,7 +42,7 @@ HTTP, GRPC = "http", "grpc"
 SERVICE_HEADER, REVISION_HEADER = "serve-service", "serve-revision"
 STABLE, CANDIDATE = "stable", "candidate"
 
-# A request may come to be run this often, and once more: see the module's docstring.
+# A request may come to be run once, and this often again: see the module's docstring.
 RETRIES = 2
 # Requests of one service that wait for a predictor.
 HELD = 1000
@@ -244,7 +244,8 @@ def _cluster(name: str, protocol: str, source: Document, held: bool) -> Document
         "connect_timeout": "1s",
         "load_balancing_policy": {"policies": [{"typed_extension_config": subset if held else balancer}]},
         # never to endpoints that are known not to answer: requests wait instead
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # and at once when they do: Envoy's default gathers changes of health for a second
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         # who removes an endpoint has its reason, healthy or not
         "ignore_health_on_host_removal": True,
         "typed_extension_protocol_options": _protocol({"explicit_http_config": _PROTOCOLS[protocol]}),
@@ -288,15 +289,15 @@ def _cluster(name: str, protocol: str, source: Document, held: bool) -> Document
 
 def _endpoints(name: str, protocol: str, backend: Backend, held: bool) -> Document:
     groups: list[Document] = [{"priority": 0, "lb_endpoints": [_endpoint(e, protocol, held) for e in backend.endpoints]}]
-    if held:
+    for attempt in range(1, RETRIES + 2) if held else ():
         hold: Document = {
             "endpoint": {
-                "address": {"envoy_internal_address": {"server_listener_name": "hold"}},
+                "address": {"envoy_internal_address": {"server_listener_name": "hold", "endpoint_id": str(attempt)}},
                 "health_check_config": {"disable_active_health_check": True},
             },
             "metadata": {"filter_metadata": {"envoy.transport_socket_match": _HELD_ENDPOINT, "envoy.lb": _HELD_ENDPOINT}},
         }
-        groups.append({"priority": 1, "lb_endpoints": [hold]})
+        groups.append({"priority": attempt, "lb_endpoints": [hold]})
     return {
         "@type": f"{TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": name,
@@ -455,7 +456,8 @@ def _action(service: ServiceRoutes, backends: Iterable[tuple[Backend, int]], pro
         "timeout": f"{service.timeout:g}s",
         # a client that has stopped sending is let go; one that waits for its answer is not
         "idle_timeout": f"{service.timeout + 60:g}s" if service.timeout else "0s",
-        "retry_policy": _RETRY,
+        # Envoy starts no clock for the whole where the first attempt fails before the body is there; this is its stand-in
+        "retry_policy": {**_RETRY, **({"per_try_idle_timeout": f"{service.timeout + 0.25:g}s"} if service.timeout else {})},
     }
     if protocol == GRPC:
         # the client's own deadline counts where it is the shorter
@@ -490,17 +492,10 @@ _RETRY = {
     "retriable_status_codes": [503],
     "num_retries": RETRIES,
     "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.1s"},
-    "retry_host_predicate": [
-        extension(
-            "envoy.retry_host_predicates.previous_hosts",
-            "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
-        )
-    ],
-    "host_selection_retry_max_attempts": 5,
-    # two attempts at endpoints, then to `hold`
+    # one attempt at an endpoint, all others by way of `hold`, where none is spent on an endpoint that is not there
     "retry_priority": extension(
         "envoy.retry_priorities.previous_priorities",
         "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-        update_frequency=2,
+        update_frequency=1,
     ),
 }

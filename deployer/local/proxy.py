@@ -133,14 +133,18 @@ class Proxy:
             again = bool(self._rejected) and wanted == self._wanted
             self._wanted, self._rejected = wanted, ""
             before = self._read()
-            if again and before.get("lds.json") == wanted["lds.json"]:
-                # Envoy keeps the listeners it could open; for the others it has to be told once more
-                self._write("lds.json", wanted["lds.json"])
-            try:
-                for step in steps(before, wanted):
+            ahead = steps(before, wanted)
+            if again and not ahead:
+                # a port that was taken may be free now; Envoy looks when it is told once more
+                ahead = [Step({"lds.json": wanted["lds.json"]})]
+            for step in ahead:
+                try:
                     self._take(step, before)
-            except Refused as refused:
-                self._rejected = str(refused)
+                except Refused as refused:
+                    self._rejected = str(refused)
+                    if refused.files != {"lds.json"}:
+                        break
+                    # of listeners Envoy takes those that it can, and one service's port is no reason to hold up the others
 
     def rejected(self) -> str:
         """Why Envoy does not use what was applied last, in its own words; "" where it does, or where it does not run."""

@@ -190,8 +190,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def pieces(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The bytes of a file as large as it is now: one that somebody goes on writing to would have no end."""
+    rest = os.fstat(file.fileno()).st_size
     try:
-        while piece := file.read(CHUNK):
+        while rest > 0 and (piece := file.read(min(CHUNK, rest))):
+            rest -= len(piece)
             yield piece
     except OSError as error:
         raise _unreadable(path, error) from error
