@@ -32,11 +32,13 @@ def unwritable(folder: Path, error: OSError) -> FetchFailed:
         return FetchFailed("DiskFull", f"there is no space left in {folder}", "make room, and try again")
     if error.errno == errno.EFBIG:
         return FetchFailed("DiskFull", f"a file in {folder} may not grow so large", "raise this process's limit (ulimit -f)")
-    if error.errno in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ):
-        return FetchFailed("BadArchive", f"two of the names in it exclude each other: {error.strerror}", "pack it again")
     return FetchFailed(
         "Unwritable", f"{folder} can't be written: {error.strerror or error}", "check its permissions and its disk"
     )
+
+
+# A fresh folder takes every name, but not two that exclude each other (a file and a folder), or what it can't spell.
+_NAMES = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ)
 
 
 class Area:
@@ -66,6 +68,9 @@ class Area:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o444)
         except OSError as error:
+            if error.errno in _NAMES:
+                what = f"{self.source} holds {relative!r}, which can't lie beside the rest of it ({error.strerror})"
+                raise FetchFailed("BadArchive", what, "pack it again") from error
             raise unwritable(self._place, error) from error
         with open(handle, "wb", buffering=0) as file:
             for chunk in chunks:

@@ -280,7 +280,7 @@ def test_a_model_behind_http_is_whole_verified_and_named(origin, tmp_path):
         (answer(BODY[:-1] + b"x"), Options(sha256=SUM), "ChecksumMismatch", f"and {SUM} was wanted"),
         (answer(BODY), Options(max_bytes=len(BODY) - 1), "TooLarge", "255999 are allowed"),
         (answer(BODY, length=""), Options(max_bytes=len(BODY) - 1), "TooLarge", "more than the 255999 bytes"),
-        (answer(b"", length=1 << 60), Options(max_bytes=1 << 61), "DiskFull", "make room"),
+        (answer(b"", length=1 << 58), Options(max_bytes=1 << 59), "DiskFull", "make room"),
         (
             answer(BODY[:-1], length=len(BODY)),
             Options(patience=NOW),
