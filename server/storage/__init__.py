@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from server.errors import FetchFailed
 from server.storage import local_files
 from server.storage.addresses import shown
 from server.storage.uri import Source, check, parse
@@ -25,7 +26,13 @@ def fetch(uri: str, downloads: Path | None = None) -> Path:
     """The local path of a model; ModelLoadError where it can't be had.  `downloads` is where those are kept."""
     source = parse(uri)
     if source.path is None:
-        return _kept(source, downloads or _downloads())
+        folder = downloads or _downloads()
+        try:
+            return _kept(source, folder)
+        except OSError as error:
+            raise FetchFailed(
+                "Unwritable", f"{folder} can't be used: {error.strerror}", "check its permissions and disk"
+            ) from error
     # whoever opens a pipe waits for its other end
     if os.path.exists(source.path) and not os.path.isfile(source.path) and not os.path.isdir(source.path):
         raise local_files.no_file(source.path)
@@ -68,6 +75,10 @@ def _kept(source: Source, folder: Path) -> Path:
         if fetched is None:
             target.rmdir()
             assert path is not None
+            return path
+        if path is not None and fetched.digest == digest:
+            # the same again, from a server without etags: others may be reading what is here
+            shutil.rmtree(target, ignore_errors=True)
             return path
         relative = str(fetched.path.relative_to(home))
         new = home / "record.json.new"

@@ -392,6 +392,18 @@ def test_a_model_with_a_checksum_that_is_here_is_not_asked_for(origin):
     assert len(origin.seen) == 1
 
 
+def test_the_same_model_from_a_server_without_etags_stays_where_it_is(origin, tmp_path):
+    url = origin.give("/m.onnx", answer(BODY))
+    assert storage.fetch(url, tmp_path) == storage.fetch(url, tmp_path)
+    assert len(list(tmp_path.rglob("m.onnx"))) == 1
+
+
+def test_a_folder_for_downloads_that_can_not_be_used_is_named(origin, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelLoadError, match="file can't be used"):
+        storage.fetch(origin.give("/m.onnx", answer(BODY)), tmp_path / "file")
+
+
 def test_a_failed_download_keeps_what_was_there(origin, tmp_path):
     url = origin.give("/m.onnx", answer(BODY, etag='"1"'), status(404), status(304))
     first = storage.fetch(url, tmp_path)
