@@ -33,7 +33,8 @@ THINGS = ("kettle", "lamp", "bicycle", "book", "chair", "radio", "jacket", "phon
 
 def iris() -> LogisticRegression:
     features, species = load_iris(return_X_y=True)
-    return LogisticRegression(max_iter=1000).fit(features, species)
+    # to the optimum itself: a solver that stops before it stops elsewhere on another processor
+    return LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(features, species)
 
 
 def diabetes() -> Any:
