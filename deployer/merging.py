@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deployer.errors import Mistake, SpecError, show, under
-from deployer.pods import quantity
-from deployer.schema import SERVER_CONTAINER, Metadata
+from deployer.spec.pods import quantity
+from deployer.spec.schema import SERVER_CONTAINER, Metadata
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict
 
 from deployer.errors import Mistake, NoRuntime, SpecError, did_you_mean, show, under
-from deployer.formats import FORMATS, PROTOCOLS, SCHEMES, Scheme, format_of, not_local, scheme_of
 from deployer.merging import MergedPod, expand, merge_pod, unknown_placeholders
-from deployer.objects import Read, aliases, fill, read_top
-from deployer.pods import POD_FIELDS, check_containers, check_pod
-from deployer.schema import SERVER_CONTAINER, InferenceService, Metadata, Model, Objects, Part, Predictor, Protocol
-from deployer.validation import hide
+from deployer.spec.formats import FORMATS, PROTOCOLS, SCHEMES, Scheme, format_of, not_local, scheme_of
+from deployer.spec.objects import Read, aliases, fill, read_top
+from deployer.spec.pods import POD_FIELDS, check_containers, check_pod
+from deployer.spec.schema import SERVER_CONTAINER, InferenceService, Metadata, Model, Objects, Part, Predictor, Protocol
+from deployer.spec.validation import hide
 
 __all__ = [
     "API_VERSION",

@@ -14,7 +14,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from deployer import changes, formats, names, runtimes, spec
+from deployer import changes, names, runtimes, spec
 from deployer.cli import waiting
 from deployer.cli.output import Form, age, condition, errors, give_up, say, show
 from deployer.errors import Conflict, DeployerError, NotFound, SpecError
@@ -103,7 +103,7 @@ def _absolute(model: str) -> str:
 def _format(uri: str) -> str:
     path = Path(uri.removeprefix("file://"))
     inside = [p.name for p in path.rglob("*")] if path.is_dir() else []
-    found = formats.format_of(uri, inside)
+    found = spec.format_of(uri, inside)
     if found is None:
         raise SpecError(
             [spec.Mistake("MODEL_URI", f"{uri} does not tell what it is; say so with --format sklearn|onnx|tensorflow|python")]

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployer.errors import DeployerError, SpecError
-from deployer.formats import ending_of, format_of, not_local, scheme_of
 from deployer.runtimes import BUILTIN, merge, parse_runtime, select
 from deployer.spec import API_VERSION, FORMATS, KIND, as_object, check_update, documents, notices, parse
+from deployer.spec.formats import ending_of, format_of, not_local, scheme_of
 
 MANIFESTS = sorted((Path(__file__).parents[2] / "examples" / "manifests").glob("*.yaml"))
 SKLEARN = {"modelFormat": {"name": "sklearn"}, "storageUri": "/models/iris.skops"}

@@ -3,8 +3,8 @@
 import pytest
 
 from deployer.errors import SpecError
-from deployer.pods import quantity
 from deployer.spec import API_VERSION, KIND, parse
+from deployer.spec.pods import quantity
 
 URI = "/models/iris.skops"
 MODEL = {"modelFormat": {"name": "sklearn"}, "storageUri": URI}

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deployer.annotations import (
+from deployer.errors import show, under
+from deployer.spec.annotations import (
     AUTOSCALER_CLASS,
     KSERVE,
     METRICS,
@@ -13,11 +14,10 @@ from deployer.annotations import (
     VISIBILITY,
     unknown_kserve_annotation,
 )
-from deployer.errors import show, under
-from deployer.formats import not_local
-from deployer.objects import as_object
-from deployer.pods import CONTAINER_FIELDS, POD_FIELDS
-from deployer.schema import InferenceService
+from deployer.spec.formats import not_local
+from deployer.spec.objects import as_object
+from deployer.spec.pods import CONTAINER_FIELDS, POD_FIELDS
+from deployer.spec.schema import InferenceService
 
 Platform = Literal["local", "kubernetes"]
 

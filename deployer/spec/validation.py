@@ -8,11 +8,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from deployer.annotations import AUTOSCALER_CLASS, check_annotations, check_labels
 from deployer.errors import Mistake, did_you_mean, show
-from deployer.formats import FORMATS, SCHEMES, SERVED, ending_of, format_of, scheme_of
-from deployer.pods import check_container, check_containers, check_pod, check_resources, quantity
-from deployer.schema import SERVER_CONTAINER, AutoScaling, Component, InferenceService, Logger, Model, Predictor, is_custom
+from deployer.spec.annotations import AUTOSCALER_CLASS, check_annotations, check_labels
+from deployer.spec.formats import FORMATS, SCHEMES, SERVED, ending_of, format_of, scheme_of
+from deployer.spec.pods import check_container, check_containers, check_pod, check_resources, quantity
+from deployer.spec.schema import SERVER_CONTAINER, AutoScaling, Component, InferenceService, Logger, Model, Predictor, is_custom
 
 Mistakes = Iterator[Mistake]
 

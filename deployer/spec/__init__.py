@@ -9,7 +9,8 @@ what has no effect where in `notices.py`; other rooms import all of it from here
 from collections.abc import Collection
 from itertools import islice
 
-from deployer.annotations import (
+from deployer.errors import Mistake, SpecError, show
+from deployer.spec.annotations import (
     AUTOSCALER_CLASS,
     DEPLOYMENT_MODE,
     MIRROR_PERCENT,
@@ -19,12 +20,11 @@ from deployer.annotations import (
     TRUST_PICKLE,
     VISIBILITY,
 )
-from deployer.documents import documents
-from deployer.errors import Mistake, SpecError, show
-from deployer.formats import FORMATS
-from deployer.notices import Notice, notices
-from deployer.objects import MAX_MISTAKES, as_object, read_service
-from deployer.schema import (
+from deployer.spec.documents import documents
+from deployer.spec.formats import FORMATS, format_of
+from deployer.spec.notices import Notice, notices
+from deployer.spec.objects import MAX_MISTAKES, as_object, read_service
+from deployer.spec.schema import (
     API_VERSION,
     KIND,
     Batcher,
@@ -39,7 +39,7 @@ from deployer.schema import (
     Spec,
     is_custom,
 )
-from deployer.validation import check, hide
+from deployer.spec.validation import check, hide
 
 __all__ = [
     "API_VERSION",
@@ -69,6 +69,7 @@ __all__ = [
     "as_object",
     "check_update",
     "documents",
+    "format_of",
     "is_custom",
     "notices",
     "parse",

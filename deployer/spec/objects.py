@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from deployer.errors import Mistake, SpecError, did_you_mean, show, under
-from deployer.formats import LEGACY_KEYS
-from deployer.pods import CONTAINER_FIELDS, POD_FIELDS, wrong_type
-from deployer.schema import (
+from deployer.spec.formats import LEGACY_KEYS
+from deployer.spec.pods import CONTAINER_FIELDS, POD_FIELDS, wrong_type
+from deployer.spec.schema import (
     SERVER_CONTAINER,
     Explainer,
     InferenceService,

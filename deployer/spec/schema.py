@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict
 from pydantic.alias_generators import to_camel
 
-from deployer.formats import SPEAKS_V2
+from deployer.spec.formats import SPEAKS_V2
 
 API_VERSION: Literal["serving.kserve.io/v1beta1"] = "serving.kserve.io/v1beta1"
 KIND: Literal["InferenceService"] = "InferenceService"
