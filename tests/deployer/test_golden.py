@@ -14,7 +14,7 @@ import yaml
 
 from deployer import spec, status
 from deployer.local import process
-from deployer.local.envoy import Backend, Endpoint, EnvoyOptions, HeaderRoute, Mirror, ServiceRoutes, render
+from deployer.local.envoy import Backend, Endpoint, HeaderRoute, Mirror, ServiceRoutes
 from deployer.observed import Failure, History, ModelSeen, Observed, RevisionSeen
 from deployer.plan import plan
 
@@ -63,7 +63,7 @@ def outcome(case):
 
 
 def local(planned, seen):
-    """What this machine would run and route: argv lists, and Envoy's files."""
+    """What this machine would run and route: argv lists, and what `local/envoy.py` is told, which has goldens of its own."""
     ports = {r.name: Endpoint(21000 + 2 * r.number, 21001 + 2 * r.number) for r in seen.revisions if r.ready}
     backends = tuple(Backend(t.revision, t.percent, (ports[t.revision],) if t.revision in ports else ()) for t in planned.traffic)
     routes = ServiceRoutes(
@@ -71,12 +71,11 @@ def local(planned, seen):
         tuple(HeaderRoute(m.header, m.value, m.revision) for m in planned.header_matches),
         Mirror(*planned.mirror) if planned.mirror else None,
     )  # fmt: skip
-    options = EnvoyOptions(Path("/state/envoy"), 8085, Path("/state/envoy.sock"), Path("/state/access.log"))
     run = {
         r.name: process.command(r.template, planned.name, f"/cache/{r.template['digest']}", 21000, 21001)[1:]
         for r in planned.revisions
     }
-    return {"processes": run, "envoy": render(options, [routes])}
+    return {"processes": run, "routes": routes}
 
 
 def plain(value):
