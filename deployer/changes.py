@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployer.errors import Conflict, NotFound
-from deployer.spec import API_VERSION, KIND
+from deployer.spec import API_VERSION, KIND, TRUST_PICKLE, as_object, explicit, parse
 
 
 @dataclass(frozen=True)
@@ -45,36 +45,34 @@ def deploy(old: Mapping[str, Any] | None, namespace: str, name: str, wish: Wish)
         predictor["canaryTrafficPercent"] = wish.canary
     if wish.trust_pickle is not None:
         notes = made["metadata"].setdefault("annotations", {})
-        notes["serving.serveplane.dev/trust-pickle"] = str(wish.trust_pickle).lower()
+        notes[TRUST_PICKLE] = str(wish.trust_pickle).lower()
     return made | {"spec": {**made.get("spec", {}), "predictor": predictor}}
 
 
 def promote(old: Mapping[str, Any], canary: str | None = None) -> dict[str, Any]:
     """Everything to the candidate: Conflict where there is none, or where several are and none is named."""
-    made = _bare(old)
-    spec = made["spec"]
-    entries = {c["predictor"].get("name", ""): c["predictor"] for c in spec.get("canary", [])}
-    if not entries:
-        if "canaryTrafficPercent" not in spec["predictor"]:
+    service = parse(dict(old))
+    predictor, canaries = service.spec.predictor, service.spec.canary
+    if not canaries:
+        if predictor.canary_traffic_percent is None:
             raise Conflict(
                 f"{_name(old)} has no canary to promote; `serve deploy MODEL --name {_name(old)} --canary 10` makes one"
             )
-        del spec["predictor"]["canaryTrafficPercent"]
+        made = _bare(old)
+        del made["spec"]["predictor"]["canaryTrafficPercent"]
         return made
-    chosen = canary or (next(iter(entries)) if len(entries) == 1 else "")
-    if chosen not in entries:
-        raise Conflict(f"{_name(old)} has the canaries {', '.join(entries)}; say which: serve promote {_name(old)} --canary NAME")
-    rest = [c for c in spec["canary"] if c["predictor"].get("name") != chosen]
-    spec["predictor"] = {**spec["predictor"], **entries[chosen]}
-    spec["canary"] = rest
+    names = [c.predictor.name or "" for c in canaries]
+    chosen = canary or (names[0] if len(names) == 1 else "")
+    if chosen not in names:
+        raise Conflict(f"{_name(old)} has the canaries {', '.join(names)}; say which: serve promote {_name(old)} --canary NAME")
+    # whole, with what its entry left to the stable predictor; as many replicas as that has, not the share of a canary
+    counts = {"min_replicas": predictor.min_replicas, "max_replicas": predictor.max_replicas}
+    won = explicit(canaries[names.index(chosen)].predictor.model_copy(update=counts))
+    rest = tuple(c for c in canaries if c.predictor.name != chosen)
+    changed = service.spec.model_copy(update={"predictor": won, "canary": rest})
+    made = _bare(as_object(service.model_copy(update={"spec": changed})))
     if not rest:
-        del spec["canary"]
-    return made
-
-
-def set_canary(old: Mapping[str, Any], percent: int) -> dict[str, Any]:
-    made = _bare(old)
-    made["spec"]["predictor"]["canaryTrafficPercent"] = percent
+        made["spec"].pop("canary", None)
     return made
 
 

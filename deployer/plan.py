@@ -15,7 +15,7 @@ from deployer import names, rollout, runtimes
 from deployer.errors import NoRuntime, SpecError
 from deployer.observed import History, Observed, RevisionSeen
 from deployer.runtimes import ServingRuntime
-from deployer.spec import MIRROR_PERCENT, ROUTE_HEADER, STOP, TRUST_PICKLE, InferenceService, Predictor
+from deployer.spec import MIRROR_PERCENT, ROUTE_HEADER, STOP, TRUST_PICKLE, InferenceService, Predictor, quantity
 
 DEFAULT_TIMEOUT = 60.0
 
@@ -159,12 +159,19 @@ def want(
         "container": merged.container,
         "trustCode": _trusts(uri, service.metadata.annotations.get(TRUST_PICKLE)),
         "timeout": float(predictor.timeout or DEFAULT_TIMEOUT),
+        "memory": _memory(predictor),
     }
     return Wanted(template, hash_of(template), uri, problem)
 
 
 def hash_of(template: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _memory(predictor: Predictor) -> int | None:
+    """Bytes that a replica may hold, where the user says so: a runtime's default is for pods."""
+    limits = (predictor.model.container if predictor.model else {}).get("resources", {}).get("limits", {})
+    return int(quantity(limits["memory"])) if "memory" in limits else None
 
 
 def _trusts(uri: str, annotation: str | None) -> bool:

@@ -66,7 +66,7 @@ class LocalPlatform:
             if old:
                 spec.check_update(spec.parse(old["object"]), service)
             record = old or {"port": self._ports.free(), "revisions": [], "models": {}, "history": {}, "weights": {}}
-            record["object"] = _merged(old["object"] if old else None, raw, service)
+            record["object"] = _merged(old["object"] if old else None, service)
             record["object"]["status"].pop("observedGeneration", None)
             self._records[key] = record
             self._resolve_again(key, service, content)
@@ -313,9 +313,9 @@ def _file_name(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2]
 
 
-def _merged(old: dict[str, Any] | None, raw: dict[str, Any], service: spec.InferenceService) -> dict[str, Any]:
+def _merged(old: dict[str, Any] | None, service: spec.InferenceService) -> dict[str, Any]:
     """The object to keep: the user's words, the platform's metadata, and a new generation where the spec differs."""
-    given = copy.deepcopy(raw)
+    given = spec.as_object(service)
     kept = {"apiVersion": spec.API_VERSION, "kind": spec.KIND}
     before = old["metadata"] if old else {}
     meta = {k: v for k, v in given.get("metadata", {}).items() if k in ("labels", "annotations") and v}

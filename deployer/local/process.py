@@ -58,21 +58,3 @@ def environment(template: Mapping[str, Any], mine: Mapping[str, str]) -> dict[st
     kept = {name: mine[name] for name in _INHERITED if name in mine}
     given = {e["name"]: str(e["value"]) for e in template["container"].get("env", ()) if "value" in e}
     return kept | given
-
-
-def memory_limit(template: Mapping[str, Any]) -> int | None:
-    """Bytes that a replica may hold, where the spec says so; see `quantity`."""
-    limit = template["container"].get("resources", {}).get("limits", {}).get("memory")
-    return quantity(str(limit)) if limit is not None else None
-
-
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
-
-
-def quantity(text: str) -> int | None:
-    """Kubernetes' quantity in its unit's base ("512Mi" → 536870912); None where it is none."""
-    number = text.rstrip("kKMGTim")
-    try:
-        return int(float(number) * _UNITS[text[len(number) :]])
-    except (KeyError, ValueError):
-        return None

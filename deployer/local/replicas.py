@@ -212,7 +212,7 @@ class Replicas:
             replica.failures = 0
         key = names.key(replica.namespace, replica.service)
         job = self._jobs.get((key, replica.revision))
-        limit = process.memory_limit(job.template) if job else None
+        limit = job.template["memory"] if job else None
         if limit and replica.process.resident_bytes() > limit:
             text = f"a replica held {replica.process.resident_bytes() >> 20} MiB, its limit is {limit >> 20} MiB"
             self._fail(replica, "OOMKilled", f"{text}; raise spec.predictor.model.resources.limits.memory", -signal.SIGKILL)

@@ -24,6 +24,7 @@ from deployer.spec.documents import documents
 from deployer.spec.formats import FORMATS, format_of
 from deployer.spec.notices import Notice, notices
 from deployer.spec.objects import MAX_MISTAKES, as_object, read_service
+from deployer.spec.pods import quantity
 from deployer.spec.schema import (
     API_VERSION,
     KIND,
@@ -37,6 +38,7 @@ from deployer.spec.schema import (
     ModelFormat,
     Predictor,
     Spec,
+    explicit,
     is_custom,
 )
 from deployer.spec.validation import check, hide
@@ -69,10 +71,12 @@ __all__ = [
     "as_object",
     "check_update",
     "documents",
+    "explicit",
     "format_of",
     "is_custom",
     "notices",
     "parse",
+    "quantity",
 ]
 
 

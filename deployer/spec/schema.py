@@ -6,7 +6,7 @@ Two fields have no name of their own in a manifest, because their content stands
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 from pydantic.alias_generators import to_camel
@@ -22,6 +22,9 @@ Metric = Literal["cpu", "memory", "concurrency", "rps"]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Texts = Annotated[tuple[str, ...], Strict(False)]
 Objects = Annotated[tuple[dict[str, Any], ...], Strict(False)]
+
+
+PartT = TypeVar("PartT", bound="Part")
 
 
 class Part(BaseModel):
@@ -244,6 +247,19 @@ def completed(canary: Canary, stable: Predictor) -> Canary:
     given = canary.predictor.model_fields_set
     whole = Predictor.model_construct(_fields_set=given, **{**inherited, **own, **counts})
     return canary.model_copy(update={"predictor": whole}) if "predictor" in canary.model_fields_set else canary
+
+
+def explicit(predictor: Predictor) -> Predictor:
+    """The predictor with all that it inherited as if it had been written there: for one that takes the stable one's place."""
+    model = predictor.model
+    if model is not None:
+        predictor = predictor.model_copy(update={"model": _explicit(model)})
+    return _explicit(predictor)
+
+
+def _explicit(part: PartT) -> PartT:
+    own = {name for name, field in type(part).model_fields.items() if field.get_default() != getattr(part, name)}
+    return type(part).model_construct(_fields_set=own & part.__dict__.keys(), **part.__dict__)
 
 
 def is_custom(component: Component) -> bool:

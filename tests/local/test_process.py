@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from deployer.local.process import command, environment, memory_limit, quantity
+from deployer.local.process import command, environment
 
 TEMPLATE = {
     "runtime": "kserve-sklearnserver",
@@ -57,25 +57,3 @@ def test_the_environment_has_what_finds_libraries_and_what_the_spec_gives_and_no
     mine = {"PATH": "/bin", "HOME": "/h", "AWS_SECRET_ACCESS_KEY": "x", "SERVER_HOST": "0.0.0.0", "PYTHONPATH": "/evil"}
     given = template(env=[{"name": "A", "value": 1}, {"name": "B", "valueFrom": {"secretKeyRef": {}}}])
     assert environment(given, mine) == {"PATH": "/bin", "HOME": "/h", "A": "1"}
-
-
-@pytest.mark.parametrize(
-    ("text", "bytes_"),
-    [
-        ("1", 1),
-        ("128Mi", 128 << 20),
-        ("2Gi", 2 << 30),
-        ("1G", 10**9),
-        ("1.5Ki", 1536),
-        ("100k", 100_000),
-        ("much", None),
-        ("", None),
-    ],
-)
-def test_quantities_are_those_of_kubernetes(text, bytes_):
-    assert quantity(text) == bytes_
-
-
-def test_a_memory_limit_is_the_spec_s():
-    assert memory_limit(TEMPLATE) is None
-    assert memory_limit(template(resources={"limits": {"memory": "64Mi"}})) == 64 << 20
