@@ -19,7 +19,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from deployer.local.listeners import (
     FOR_CLUSTER,
@@ -168,35 +167,25 @@ def bootstrap(options: EnvoyOptions) -> Document:
 
 def render(options: EnvoyOptions, services: Sequence[ServiceRoutes]) -> dict[str, Document]:
     """File name → document.  Of two services with one host name the first in order has it; the paths tell them apart."""
+    routes = source(options.directory, "routes.json")
+    listeners = [listener("main", options.host, options.port, routes, options.access_log)]
     clusters: list[Document] = []
-    files: dict[str, Document] = {}
     for service in services:
-        if not service.backends:
-            continue
-        clusters.append(_hold_cluster(service))
-        for name, protocol, backend, held in _clusters(service):
-            file = file_name("endpoints", name)
-            clusters.append(_cluster(name, protocol, source(options.directory, file), held))
-            files[file] = response([_endpoints(name, protocol, backend, held)])
-    listeners = [listener("main", options.host, options.port, source(options.directory, "routes.json"), options.access_log)]
-    for service in services:
-        file = file_name("routes", service.key)
-        listeners.append(listener(service.key, options.host, service.port, source(options.directory, file), options.access_log))
-        own = {"name": "own", "domains": ["*"], "routes": [*_routes(service, {"prefix": "/"})]}
-        files[file] = response([_route_configuration(service.key, [own])])
-    files["routes.json"] = response([_route_configuration("main", _virtual_hosts(services))])
-    files["lds.json"] = response(listeners)
-    files["cds.json"] = response(clusters)
-    return dict(sorted(files.items()))
+        # every listener has the same routes; on a service's own port each request names the service
+        own = set_header(SERVICE_HEADER, service.key)
+        listeners.append(listener(service.key, options.host, service.port, routes, options.access_log, own))
+        if service.backends:
+            clusters.append(_hold_cluster(service))
+        clusters += [_cluster(*about) for about in _clusters(service)]
+    return {
+        "cds.json": response(clusters),
+        "lds.json": response(listeners),
+        "routes.json": response([_route_configuration(services)]),
+    }
 
 
 def cluster_name(service: ServiceRoutes, backend: str, protocol: str) -> str:
     return f"{service.namespace}/{backend}/{protocol}"
-
-
-def file_name(kind: str, name: str) -> str:
-    """A name with slashes as one file's name."""
-    return f"{kind}-{quote(name.replace('/', '.'), safe='')}.json"
 
 
 def response(resources: list[Document]) -> Document:
@@ -222,7 +211,7 @@ def _mirror_name(service: ServiceRoutes, backend: str, protocol: str) -> str:
     return f"{cluster_name(service, backend, protocol)}/mirror"
 
 
-def _cluster(name: str, protocol: str, source: Document, held: bool) -> Document:
+def _cluster(name: str, protocol: str, backend: Backend, held: bool) -> Document:
     balancer = extension(
         "envoy.load_balancing_policies.least_request",
         "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
@@ -239,8 +228,9 @@ def _cluster(name: str, protocol: str, source: Document, held: bool) -> Document
     return {
         "@type": f"{TYPE}envoy.config.cluster.v3.Cluster",
         "name": name,
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": source},
+        # not files of their own (EDS): Envoy takes one of the user's few inotify instances for each, and dies without
+        "type": "STATIC",
+        "load_assignment": _endpoints(name, protocol, backend, held),
         "connect_timeout": "1s",
         "load_balancing_policy": {"policies": [{"typed_extension_config": subset if held else balancer}]},
         # never to endpoints that are known not to answer: requests wait instead
@@ -299,7 +289,6 @@ def _endpoints(name: str, protocol: str, backend: Backend, held: bool) -> Docume
         }
         groups.append({"priority": attempt, "lb_endpoints": [hold]})
     return {
-        "@type": f"{TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": name,
         "endpoints": groups,
         # one healthy endpoint of many is enough not to hold anything
@@ -361,14 +350,9 @@ def _protocol(chosen: Document) -> Document:
 # routes
 
 
-def _route_configuration(name: str, hosts: list[Document]) -> Document:
-    return {
-        "@type": f"{TYPE}envoy.config.route.v3.RouteConfiguration",
-        "name": name,
-        "virtual_hosts": hosts,
-        "ignore_port_in_host_matching": True,
-        "response_headers_to_remove": [NOT_SENT],
-    }
+def _virtual_host(name: str, domain: str, routes: list[Document]) -> Document:
+    host: Document = {"name": name, "domains": [domain], "routes": routes}
+    return {**host, "retry_policy": _RETRY, "request_body_buffer_limit": KEPT_BODY_BYTES}
 
 
 _UNKNOWN = (
@@ -376,42 +360,42 @@ _UNKNOWN = (
 )
 
 
-def _virtual_hosts(services: Sequence[ServiceRoutes]) -> list[Document]:
+def _route_configuration(services: Sequence[ServiceRoutes]) -> Document:
     hosts: dict[str, Document] = {}
-    shared: list[Document] = []
+    by_path: list[Document] = []
+    by_header: list[Document] = []
     for service in services:
         if service.host not in hosts:
-            hosts[service.host] = {
-                "name": service.key,
-                "domains": [service.host],
-                "routes": [*_routes(service, {"prefix": "/"})],
-            }
+            hosts[service.host] = _virtual_host(service.key, service.host, [*_routes(service, {"prefix": "/"})])
         path = f"/serving/{service.key}"
-        for match in ({"path": path}, {"prefix": f"{path}/"}):
-            shared += _routes(service, match, "/")
-    for service in services:
-        named = [service.key, service.name] if service.namespace == "default" else [service.key]
-        for value in named:
-            shared += _routes(service, {"prefix": "/", "headers": [_is(SERVICE_HEADER, value)]})
-    shared.append({"match": {"prefix": "/"}, "direct_response": _says(404, _UNKNOWN)})
-    return [*hosts.values(), {"name": "shared", "domains": ["*"], "routes": shared}]
+        by_path += _routes(service, {"path_separated_prefix": path}, path)
+        named = f"(default/)?{re.escape(service.name)}" if service.namespace == "default" else re.escape(service.key)
+        by_header += _routes(service, {"prefix": "/", "headers": [_matches(SERVICE_HEADER, named)]})
+    unknown = {"match": {"prefix": "/"}, "direct_response": _says(404, _UNKNOWN)}
+    return {
+        "@type": f"{TYPE}envoy.config.route.v3.RouteConfiguration",
+        "name": "main",
+        # headers first: a service's own port sets them, and has no prefix
+        "virtual_hosts": [*hosts.values(), _virtual_host("shared", "*", [*by_header, *by_path, unknown])],
+        "ignore_port_in_host_matching": True,
+        "response_headers_to_remove": [NOT_SENT],
+    }
 
 
-def _routes(service: ServiceRoutes, match: Document, rewrite: str = "") -> Iterator[Document]:
-    """The routes of one service for one way to name it, in the order in which Envoy tries them."""
+def _routes(service: ServiceRoutes, match: Document, prefix: str = "") -> Iterator[Document]:
+    """The routes of one service for one way to name it, in the order in which Envoy tries them; `prefix` is taken away."""
     for headers, weights in _choices(service):
         both = {**match, "headers": [*match.get("headers", []), *headers]} if headers else match
+        serving = [(b, w) for b, w in weights or () if w and b.endpoints]
         if weights is None:
             yield _route(service, both, {"direct_response": _says(404, _no_such_revision(service))})
-            continue
-        serving = [(b, w) for b, w in weights if w and b.endpoints]
-        if not serving:
-            text = f"{service.key} has no predictor that is ready"
-            yield _route(service, both, {"direct_response": _says(503, text)})
-            continue
-        for protocol in (GRPC, HTTP):
-            asked = {**both, "grpc": {}} if protocol == GRPC else both
-            yield _route(service, asked, {"route": _action(service, serving, protocol, rewrite)})
+        elif not serving:
+            yield _route(service, both, {"direct_response": _says(503, f"{service.key} has no predictor that is ready")})
+        else:
+            # what gRPC asks for is in its path, and no path of ours
+            for protocol in (HTTP,) if prefix else (GRPC, HTTP):
+                asked = {**both, "grpc": {}} if protocol == GRPC else both
+                yield _route(service, asked, {"route": _action(service, serving, protocol, prefix)})
 
 
 def _choices(service: ServiceRoutes) -> Iterator[tuple[list[Document], list[tuple[Backend, int]] | None]]:
@@ -419,21 +403,31 @@ def _choices(service: ServiceRoutes) -> Iterator[tuple[list[Document], list[tupl
     backends = {b.name: b for b in service.backends}
     for route in service.header_routes:
         yield [_is(route.header, route.value)], [(backends[route.backend], 1)] if route.backend in backends else None
-    for i, backend in enumerate(service.backends):
-        names = [backend.name]
-        if i == 0:
-            names.append(STABLE)
-        elif i == len(service.backends) - 1:
-            names.append(CANDIDATE)
-        pattern = "|".join(map(re.escape, names))
-        yield [{"name": REVISION_HEADER, "string_match": {"safe_regex": {"regex": pattern}}}], [(backend, 1)]
+    rest = [(b, b.weight) for b in service.backends]
+    known = [(backend, f"{re.escape(backend.name)}|{word}") for backend, word in _words(service)]
+    if len(known) == 1 and known[0][0].weight:
+        yield [{**_matches(REVISION_HEADER, known[0][1]), "invert_match": True, "treat_missing_header_as_empty": False}], None
+        yield [], rest
+        return
+    for backend, pattern in known:
+        yield [_matches(REVISION_HEADER, pattern)], [(backend, 1)]
     yield [{"name": REVISION_HEADER, "present_match": True}], None
-    yield [], [(b, b.weight) for b in service.backends]
+    yield [], rest
+
+
+def _words(service: ServiceRoutes) -> Iterator[tuple[Backend, str]]:
+    """The backends, each with the word that means it besides its name."""
+    for i, backend in enumerate(service.backends):
+        yield backend, STABLE if i == 0 else CANDIDATE if i == len(service.backends) - 1 else re.escape(backend.name)
 
 
 def _no_such_revision(service: ServiceRoutes) -> str:
     names = [b.name for b in service.backends]
     return f"{service.key} has no such revision; {REVISION_HEADER} may be {', '.join([STABLE, CANDIDATE, *names])}"
+
+
+def _matches(header: str, pattern: str) -> Document:
+    return {"name": header, "string_match": {"safe_regex": {"regex": pattern}}}
 
 
 def _is(header: str, value: str) -> Document:
@@ -445,25 +439,19 @@ def _says(status: int, text: str) -> Document:
 
 
 def _route(service: ServiceRoutes, match: Document, rest: Document) -> Document:
-    return {"name": service.key, "match": match, **rest, "request_body_buffer_limit": KEPT_BODY_BYTES}
+    return {"name": service.key, "match": match, **rest}
 
 
-def _action(service: ServiceRoutes, backends: Iterable[tuple[Backend, int]], protocol: str, rewrite: str) -> Document:
+def _action(service: ServiceRoutes, backends: Iterable[tuple[Backend, int]], protocol: str, prefix: str) -> Document:
     action: Document = {
         "weighted_clusters": {"clusters": [_weighted(service, b, weight, protocol) for b, weight in backends]},
-        # those of a service that has just been removed, over connections to its own port
-        "cluster_not_found_response_code": "NOT_FOUND",
         "timeout": f"{service.timeout:g}s",
-        # a client that has stopped sending is let go; one that waits for its answer is not
-        "idle_timeout": f"{service.timeout + 60:g}s" if service.timeout else "0s",
-        # Envoy starts no clock for the whole where the first attempt fails before the body is there; this is its stand-in
-        "retry_policy": {**_RETRY, **({"per_try_idle_timeout": f"{service.timeout + 0.25:g}s"} if service.timeout else {})},
+        # ends a client that stopped sending; and Envoy starts no clock for `timeout` where the first attempt fails before the
+        # whole body is there, so this ends such a request, too
+        "idle_timeout": f"{max(service.timeout + 0.25, 5.0):g}s" if service.timeout else "0s",
     }
-    if protocol == GRPC:
-        # the client's own deadline counts where it is the shorter
-        action["max_stream_duration"] = {"grpc_timeout_header_max": "0s"}
-    if rewrite:
-        action["prefix_rewrite"] = rewrite
+    if prefix:
+        action["regex_rewrite"] = {"pattern": {"regex": f"^{re.escape(prefix)}/?"}, "substitution": "/"}
     mirror = service.mirror
     if mirror and mirror.percent and any(b.name == mirror.backend and b.endpoints for b in service.backends):
         action["request_mirror_policies"] = [

@@ -25,8 +25,8 @@ def extension(name: str, kind: str, **fields: Any) -> Document:
     return {"name": name, "typed_config": {"@type": TYPE + kind, **fields}}
 
 
-def listener(name: str, host: str, port: int, routes: Document, log_file: Path) -> Document:
-    """One address that clients know; `routes` is the source of its routes, which are called as it is."""
+def listener(name: str, host: str, port: int, routes: Document, log_file: Path, header: Document | None = None) -> Document:
+    """One address that clients know; `routes` is where its routes come from, `header` is set in each request before them."""
     log = extension(
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
@@ -34,8 +34,9 @@ def listener(name: str, host: str, port: int, routes: Document, log_file: Path) 
         log_format={"json_format": _ACCESS_LOG},
     )
     connection = _connection(
-        name,
-        rds={"route_config_name": name, "config_source": routes},
+        "clients",
+        rds={"route_config_name": "main", "config_source": routes},
+        early_header_mutation_extensions=[_set_early(header)] if header else [],
         # an edge's: what a client says with x-envoy-… is not obeyed
         use_remote_address=True,
         skip_xff_append=True,
@@ -56,12 +57,17 @@ def listener(name: str, host: str, port: int, routes: Document, log_file: Path) 
     }
 
 
-def _connection(name: str, **fields: Any) -> Document:
+def _set_early(header: Document) -> Document:
+    kind = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    return extension("envoy.http.early_header_mutation.header_mutation", kind, mutations=[{"append": header}])
+
+
+def _connection(statistics: str, **fields: Any) -> Document:
     router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
     return extension(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=name,
+        stat_prefix=statistics,
         http_filters=[router],
         common_http_protocol_options={"idle_timeout": "3600s", "headers_with_underscores_action": "ALLOW"},
         http_protocol_options={"accept_http_10": True},
@@ -147,7 +153,7 @@ def _local_replies(*first: Document) -> Document:
             "headers_to_add": [set_header("retry-after", "1")],
         },
         {
-            "filter": {"response_flag_filter": {"flags": ["UT"]}},
+            "filter": _status(504),
             "body": {"inline_string": "no answer within the service's timeout"},
         },
         {

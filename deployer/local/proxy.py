@@ -1,7 +1,7 @@
 """Envoy's files and Envoy's answers: writes what `envoy.py` renders, in an order in which no request falls into a gap.
 
-Make before break: clusters and endpoints, then listeners, then routes, each once Envoy says that it has what was before;
-what nothing leads to any more is removed last.  While Envoy does not run, files are written in the same order, and nothing
+Make before break: clusters, then routes, then listeners, each once Envoy says that it has what was before; clusters that
+nothing leads to any more are removed last.  While Envoy does not run, files are written in the same order, and nothing
 is waited for.  Starting and ending Envoy is its supervisor's business.
 """
 
@@ -26,14 +26,17 @@ from deployer.local.listeners import Document
 # Seconds: for one question to Envoy, for one step of a change, between two looks, until what Envoy says is in its log.
 ASK, STEP, LOOK, LOG = 2.0, 5.0, 0.003, 1.5
 WORKERS = 2
+# What Envoy reads, each with its own name for it.
+FILES = {"cds.json": "cluster_manager.cds", "lds.json": "listener_manager.lds", "routes.json": "http.clients.rds.main"}
 _FIRST_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class BackendStats:
-    """What Envoy counted since it was started (`active`, `held`, `healthy`: what is now), HTTP and gRPC together.
+    """What Envoy counted since it was started, HTTP and gRPC together; `active`, `held` and `healthy` are what is now.
 
-    `requests` were given to predictors, each attempt once; `held` wait in Envoy for a predictor that is ready.
+    `requests` were given to predictors, each attempt once, and those that had to wait for one twice.  `held` wait in Envoy
+    for a predictor that is ready, since the backend's endpoints last changed.
     """
 
     requests: int = 0
@@ -44,63 +47,25 @@ class BackendStats:
     healthy: int = 0
 
 
-@dataclass(frozen=True)
-class Step:
-    """Files that may be written together, with what is to be in them; None: the file is not needed any more."""
-
-    files: Mapping[str, Document | None]
-
-
-def steps(before: Mapping[str, Document], wanted: Mapping[str, Document]) -> list[Step]:
-    """The way from the files that are there to those that are wanted; no step takes away what the one before still uses."""
-    grown: dict[str, Document | None] = {}
-    new_listeners: dict[str, Document | None] = {}
-    routes: dict[str, Document | None] = {}
-    shrunk: dict[str, Document | None] = {}
-    # a list of clusters or listeners comes after the files that it names
-    for name, document in sorted(wanted.items(), key=lambda item: item[0] in ("cds.json", "lds.json")):
-        old = before.get(name)
-        if old == document:
-            continue
-        if name.startswith("routes"):
-            # a listener's routes have to be there before the listener
-            (routes if old else new_listeners)[name] = document
-            continue
-        both = _union(old, document) if old else document
-        if both != old:
-            (new_listeners if name == "lds.json" else grown)[name] = both
-        if both != document:
-            shrunk[name] = document
-    gone: dict[str, Document | None] = {name: None for name in before if name not in wanted}
-    return [Step(files) for files in (grown, new_listeners, routes, shrunk, gone) if files]
-
-
-def _union(old: Document, new: Document) -> Document:
-    """The new resources, and the old ones of other names; for endpoints, the old ones of other ports."""
-    if _kind(new) == "ClusterLoadAssignment":
-        groups = [dict(group) for group in new["resources"][0]["endpoints"]]
-        groups[0]["lb_endpoints"] = _joined(
-            groups[0]["lb_endpoints"], old["resources"][0]["endpoints"][0]["lb_endpoints"], lambda e: json.dumps(e["endpoint"])
-        )
-        return response([{**new["resources"][0], "endpoints": groups}])
-    return response(_joined(new["resources"], old["resources"], lambda resource: resource["name"]))
-
-
-def _joined(new: list[Document], old: list[Document], key: Any) -> list[Document]:
-    known = {key(one) for one in new}
-    return [*new, *(one for one in old if key(one) not in known)]
-
-
-def _kind(document: Document) -> str:
-    return str(document["resources"][0]["@type"]).rpartition(".")[2] if document["resources"] else ""
+def steps(before: Mapping[str, Document], wanted: Mapping[str, Document]) -> list[tuple[str, Document]]:
+    """What to write, file by file, to come from `before` to `wanted`; nothing is taken away that is still led to."""
+    clusters = wanted["cds.json"]
+    known = {cluster["name"] for cluster in clusters["resources"]}
+    going = [cluster for cluster in before.get("cds.json", clusters)["resources"] if cluster["name"] not in known]
+    both = response([*clusters["resources"], *going]) if going else clusters
+    # routes before listeners: a service's own port has no use without them
+    way = [("cds.json", both), *((name, wanted[name]) for name in ("routes.json", "lds.json")), ("cds.json", clusters)]
+    versions = {name: document.get("version_info") for name, document in before.items()}
+    found = []
+    for name, document in way:
+        if versions.get(name) != document["version_info"]:
+            found.append((name, document))
+            versions[name] = document["version_info"]
+    return found
 
 
 class Refused(Exception):
-    """Envoy did not take a file; `files` are those, `str(error)` is what it said."""
-
-    def __init__(self, files: set[str], message: str) -> None:
-        super().__init__(message)
-        self.files = files
+    """Envoy did not take a file; `str(error)` is what it said."""
 
 
 class Proxy:
@@ -111,6 +76,8 @@ class Proxy:
         self._log = options.access_log.parent / "envoy.log"
         self._lock = threading.Lock()
         self._wanted: dict[str, Document] | None = None
+        self._files: dict[str, Document] | None = None
+        self._applied: tuple[ServiceRoutes, ...] | None = None
         self._rejected = ""
 
     def command(self) -> list[str]:
@@ -125,33 +92,38 @@ class Proxy:
     def apply(self, services: Sequence[ServiceRoutes]) -> None:
         """Bring Envoy to these routes; nothing is written where they are there.  What Envoy refuses, `rejected` tells.
 
-        OSError where a file can't be written: those before stay.  ValueError: the routes contradict each other.
+        OSError where a file can't be written: those before stay.  ValueError where the admin socket's path is too long.
         """
+        asked = tuple(services)
         with self._lock:
+            refused = bool(self._rejected) or self._refused(self._wanted or {}, {})
+            if asked == self._applied and not refused:
+                return
             wanted = render(self._options, services)
             self._prepare()
-            again = bool(self._rejected) and wanted == self._wanted
-            self._wanted, self._rejected = wanted, ""
+            again = refused and wanted == self._wanted
+            self._wanted, self._applied, self._rejected = wanted, None, ""
             before = self._read()
             ahead = steps(before, wanted)
             if again and not ahead:
                 # a port that was taken may be free now; Envoy looks when it is told once more
-                ahead = [Step({"lds.json": wanted["lds.json"]})]
-            for step in ahead:
+                ahead = [("lds.json", wanted["lds.json"])]
+            for name, document in ahead:
                 try:
-                    self._take(step, before)
-                except Refused as refused:
-                    self._rejected = str(refused)
-                    if refused.files != {"lds.json"}:
-                        break
+                    self._take(name, document)
+                except Refused as reason:
+                    self._rejected = str(reason)
                     # of listeners Envoy takes those that it can, and one service's port is no reason to hold up the others
+                    if name != "lds.json":
+                        break
+            if not self._rejected:
+                self._applied = asked
 
     def rejected(self) -> str:
         """Why Envoy does not use what was applied last, in its own words; "" where it does, or where it does not run."""
         with self._lock:
             if not self._rejected:
-                refused = self._refused(self._wanted or {}, {})
-                return self._said(0) if refused else ""
+                return self._said(0) if self._refused(self._wanted or {}, {}) else ""
             return self._rejected
 
     def ready(self) -> bool:
@@ -192,7 +164,7 @@ class Proxy:
                 kind: counted.get(f"cluster.{cluster['name']}.upstream_rq_{kind}", 0) for kind in ("total", "5xx", "retry")
             }
             found[name] = BackendStats(
-                requests=so_far.requests + figures["total"] - _sum(hold, "rq_total"),
+                requests=so_far.requests + figures["total"] - figures["retry"],
                 active=so_far.active + _sum(endpoints, "rq_active"),
                 held=so_far.held + _sum(hold, "rq_active"),
                 errors_5xx=so_far.errors_5xx + figures["5xx"],
@@ -213,8 +185,10 @@ class Proxy:
 
     def _read(self) -> dict[str, Document]:
         """Envoy's files as they are; what a dead run left unreadable counts as absent."""
-        found = {path.name: self._read_file(path) for path in self._options.directory.glob("*.json")}
-        return {name: document for name, document in found.items() if document and name != "bootstrap.json"}
+        if self._files is None:
+            found = {name: self._read_file(self._options.directory / name) for name in FILES}
+            self._files = {name: document for name, document in found.items() if document}
+        return self._files
 
     def _read_file(self, path: Path) -> Document:
         try:
@@ -225,47 +199,35 @@ class Proxy:
 
     def _write(self, name: str, document: Document) -> None:
         path = self._options.directory / name
-        # not *.json, and in the same folder: Envoy sees one rename, of a whole file
+        # in the same folder, so that Envoy sees one rename, of a whole file
         new = path.with_suffix(".new")
         try:
-            new.write_text(json.dumps(document, indent=1))
+            new.write_text(json.dumps(document))
             new.rename(path)
         except OSError:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
+        if self._files is not None and name in FILES:
+            self._files = {**self._files, name: document}
 
-    def _take(self, step: Step, before: Mapping[str, Document]) -> None:
-        """Write a step's files and wait for Envoy to have them; Refused where it does not want them."""
-        rejections, log_size = self._rejections(), self._log_size()
-        for name, document in step.files.items():
-            if document is None:
-                (self._options.directory / name).unlink(missing_ok=True)
-            else:
-                self._write(name, document)
-        written = {name: document for name, document in step.files.items() if document is not None}
-        if rejections is None or not written:
-            return
+    def _take(self, name: str, document: Document) -> None:
+        """Write a file and wait for Envoy to have it; Refused where it does not want it."""
+        earlier, log_size, before = self._rejections(), self._log_size(), self._read().get(name)
+        self._write(name, document)
         deadline = time.monotonic() + STEP
-        while not self._has(written):
-            if refused := self._refused(written, rejections):
-                self._put_back(refused, before)
-                raise Refused(refused, self._said(log_size))
+        while earlier is not None and not self._has({name: document}):
+            if self._refused({name: document}, earlier):
+                if name == "routes.json" and before:
+                    # an Envoy that is started anew would have no routes at all; of the other files it takes what it can
+                    self._write(name, before)
+                raise Refused(self._said(log_size))
             if self._rejections() is None:
                 # Envoy has ended meanwhile; the next one reads all files as they are
                 return
             if time.monotonic() > deadline:
-                raise Refused(set(written), f"Envoy has not taken {', '.join(sorted(written))} within {STEP:g} s")
+                raise Refused(f"Envoy has not taken {name} within {STEP:g} s")
             threading.Event().wait(LOOK)
-
-    def _put_back(self, refused: Iterable[str], before: Mapping[str, Document]) -> None:
-        """The files that Envoy had before, for an Envoy that is started anew would have nothing instead.
-
-        Of clusters and listeners it takes those that it can; putting back the others would lose them.
-        """
-        for name in refused:
-            if name in before and name not in ("cds.json", "lds.json"):
-                self._write(name, before[name])
 
     # Envoy
 
@@ -275,12 +237,15 @@ class Proxy:
             stats = self._stats(r"(version_text|warming_clusters|total_listeners_warming)$")
         except OSError:
             return False
-        if stats.get("cluster_manager.warming_clusters") or stats.get("listener_manager.total_listeners_warming"):
+        if "cds.json" in files and stats.get("cluster_manager.warming_clusters"):
+            return False
+        if "lds.json" in files and stats.get("listener_manager.total_listeners_warming"):
             return False
         return all(
-            stats.get(f"{place}.version_text") == document["version_info"]
+            # where no listener could be opened, nobody asks for routes
+            stats.get(f"{FILES[name]}.version_text", document["version_info"] if name == "routes.json" else "")
+            == document["version_info"]
             for name, document in files.items()
-            for place in _places(name, document)
         )
 
     def _rejections(self) -> dict[str, Any] | None:
@@ -290,19 +255,17 @@ class Proxy:
         except OSError:
             return None
 
-    def _refused(self, files: Mapping[str, Document], earlier: Mapping[str, Any]) -> set[str]:
-        """Which of the files Envoy has refused since `earlier`, and not taken since."""
+    def _refused(self, files: Mapping[str, Document], earlier: Mapping[str, Any]) -> bool:
+        """Whether Envoy has refused one of the files since `earlier`, and not taken it since."""
         try:
             stats = self._stats(r"\.(version_text|update_rejected)$")
         except OSError:
-            return set()
-        return {
-            name
+            return False
+        return any(
+            stats.get(f"{FILES[name]}.version_text") != document["version_info"]
+            and stats.get(f"{FILES[name]}.update_rejected", 0) > earlier.get(f"{FILES[name]}.update_rejected", 0)
             for name, document in files.items()
-            for place in _places(name, document)
-            if stats.get(f"{place}.version_text") != document["version_info"]
-            and stats.get(f"{place}.update_rejected", 0) > earlier.get(f"{place}.update_rejected", 0)
-        }
+        )
 
     def _stats(self, pattern: str) -> dict[str, Any]:
         document = json.loads(self._ask(f"/stats?format=json&filter={quote(pattern)}"))
@@ -349,20 +312,6 @@ def refusals(log: str) -> Iterator[str]:
             lines = [line for line in reason.splitlines() if line.strip()]
             last = lines[-1].removeprefix(": ") if len(lines) > 3 else " ".join(line.strip() for line in lines)
             yield last
-
-
-def _places(name: str, document: Document) -> Iterator[str]:
-    """Where Envoy's statistics speak of a file."""
-    if name == "cds.json":
-        yield "cluster_manager.cds"
-    elif name == "lds.json":
-        yield "listener_manager.lds"
-    else:
-        for resource in document["resources"]:
-            if "cluster_name" in resource:
-                yield f"cluster.{resource['cluster_name']}"
-            else:
-                yield f"http.{resource['name']}.rds.{resource['name']}"
 
 
 def _sum(hosts: Iterable[Document], name: str) -> int:

@@ -58,15 +58,7 @@ CASES = {
 # what a person reads: of each kind of file one
 REVIEWED = [
     ("nothing", ["bootstrap.json", "cds.json", "lds.json", "routes.json"]),
-    (
-        "canary",
-        [
-            "cds.json",
-            f"endpoints-default.{TWO}.http.json",
-            f"endpoints-default.{TWO}.http.mirror.json",
-            "routes-default.iris.json",
-        ],
-    ),
+    ("canary", ["cds.json", "routes.json"]),
 ]
 
 
@@ -94,18 +86,12 @@ def whole(options: EnvoyOptions, services) -> dict:
     document = bootstrap(options)
     del document["dynamic_resources"]
     static = document["static_resources"]
-    assignments = {r["cluster_name"]: r for name, f in files.items() if name.startswith("endpoints") for r in f["resources"]}
-    routes = {r["name"]: r for name, f in files.items() if name.startswith("routes") for r in f["resources"]}
-    static["clusters"] = []
-    for cluster in files["cds.json"]["resources"]:
-        if cluster["type"] == "EDS":
-            cluster |= {"type": "STATIC", "load_assignment": _untyped(assignments[cluster["name"]])}
-            del cluster["eds_cluster_config"]
-        static["clusters"].append(_untyped(cluster))
+    static["clusters"] = list(map(_untyped, files["cds.json"]["resources"]))
+    (routes,) = files["routes.json"]["resources"]
     for listener in files["lds.json"]["resources"]:
         connection = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        name = connection.pop("rds")["route_config_name"]
-        connection["route_config"] = {**_untyped(routes[name]), "validate_clusters": True}
+        assert connection.pop("rds")["route_config_name"] == routes["name"]
+        connection["route_config"] = {**_untyped(routes), "validate_clusters": True}
         static["listeners"].append(_untyped(listener))
     return document
 
@@ -141,7 +127,7 @@ def test_envoy_would_have_said_so(tmp_path):
 
 def last_route(service: ServiceRoutes) -> dict:
     """Where a request goes that says nothing special."""
-    (resource,) = render(OPTIONS, [service])["routes-default.iris.json"]["resources"]
+    (resource,) = render(OPTIONS, [service])["routes.json"]["resources"]
     return resource["virtual_hosts"][0]["routes"][-1]
 
 
@@ -174,11 +160,6 @@ def test_of_two_services_with_one_host_the_first_has_it():
     assert hosts == {"c/a-b": ["a-b-c.localhost"], "shared": ["*"]}
 
 
-def test_a_name_can_t_lead_out_of_the_folder():
-    service = iris(Backend("../../etc/x", 100, (A,)), name="../x")
-    assert all("/" not in name for name in render(OPTIONS, [service]))
-
-
 def test_a_socket_s_path_that_is_too_long_is_refused_with_what_to_do():
     options = EnvoyOptions(Path("/s"), 1, Path("/" + "x" * 107), Path("/l"))
     with pytest.raises(
@@ -191,7 +172,7 @@ def test_a_socket_s_path_that_is_too_long_is_refused_with_what_to_do():
 
 
 def names(document: dict) -> set[str]:
-    return {r.get("name") or r["cluster_name"] for r in document["resources"]}
+    return {resource["name"] for resource in document["resources"]}
 
 
 def used_clusters(document) -> set[str]:
@@ -202,65 +183,57 @@ def used_clusters(document) -> set[str]:
     return set().union(*map(used_clusters, document)) if isinstance(document, list) else set()
 
 
-def assert_consistent(files: dict) -> None:
-    """Everything that is named is there."""
-    clusters = names(files["cds.json"])
-    for listener in files["lds.json"]["resources"]:
-        for name in paths(listener):
-            assert used_clusters(files[name]) <= clusters
-    for name, document in files.items():
-        for file in paths(document):
-            assert file in files, f"{name} names {file}"
-
-
-def paths(document) -> set[str]:
-    if isinstance(document, dict):
-        own = {Path(document["path"]).name} if str(document.get("path", "")).startswith("/state/envoy/") else set()
-        return own.union(*(paths(value) for value in document.values()))
-    return set().union(*map(paths, document)) if isinstance(document, list) else set()
-
-
 ENDPOINTS = st.lists(st.sampled_from([A, B, C]), unique=True, max_size=2).map(tuple)
-BACKENDS = st.lists(
-    st.builds(Backend, st.sampled_from([ONE, TWO, THREE]), st.integers(0, 100), ENDPOINTS), unique_by=lambda b: b.name
-)
-SERVICES = st.lists(
-    st.builds(
-        ServiceRoutes,
-        st.just("default"),
-        st.sampled_from(["iris", "houses"]),
-        st.just(20000),
-        st.just(60.0),
-        BACKENDS.map(tuple),
-        mirror=st.sampled_from([None, Mirror(ONE, 10), Mirror(TWO, 20)]),
-    ),
-    unique_by=lambda s: s.name,
-)
+
+
+def services_called(name: str) -> st.SearchStrategy[ServiceRoutes]:
+    revisions = [f"{name}-predictor-0000{i}" for i in (1, 2, 3)]
+    backends = st.lists(
+        st.builds(Backend, st.sampled_from(revisions), st.integers(0, 100), ENDPOINTS), unique_by=lambda b: b.name
+    )
+    mirrors = st.sampled_from([None, Mirror(revisions[0], 10), Mirror(revisions[1], 20)])
+    fixed = {"namespace": st.just("default"), "name": st.just(name), "port": st.just(20000), "timeout": st.just(60.0)}
+    return st.builds(ServiceRoutes, **fixed, backends=backends.map(tuple), mirror=mirrors)
+
+
+SERVICES = st.lists(st.sampled_from(["iris", "houses"]).flatmap(services_called), unique_by=lambda s: s.name)
 
 
 @settings(max_examples=200, deadline=None)
 @given(SERVICES, SERVICES)
-def test_no_step_from_any_files_to_any_others_names_what_is_not_there(before, wanted):
+def test_no_step_from_any_files_to_any_others_leads_to_what_is_not_there(before, wanted):
     files, goal = render(OPTIONS, before), render(OPTIONS, wanted)
-    for step in steps(files, goal):
-        # file by file: Envoy reads each as soon as it is there
-        for name, document in step.files.items():
-            if document is None:
-                del files[name]
-            else:
-                files[name] = document
-            assert_consistent(files)
+    for name, document in steps(files, goal):
+        files[name] = document
+        assert used_clusters(files["routes.json"]) <= names(files["cds.json"])
     assert files == goal
     assert steps(files, goal) == []
 
 
-def test_an_endpoint_that_goes_stays_until_the_routes_have_changed():
-    before, wanted = (render(OPTIONS, [iris(Backend(ONE, 100, (e,)))]) for e in (A, B))
-    grow, shrink = steps(before, wanted)
-    (document,) = [d for name, d in grow.files.items() if name.endswith("http.json")]
-    group = document["resources"][0]["endpoints"][0]
-    assert [e["endpoint"]["address"]["socket_address"]["port_value"] for e in group["lb_endpoints"]] == [20003, 20001]
-    assert shrink.files == {name: d for name, d in wanted.items() if name.startswith("endpoints")}
+@pytest.mark.parametrize(
+    ("why", "before", "wanted", "expected"),
+    [
+        ("nothing changes", CASES["one"], CASES["one"], []),
+        ("a first service", CASES["nothing"], CASES["one"], ["cds.json", "routes.json", "lds.json"]),
+        ("a service goes", CASES["one"], CASES["nothing"], ["routes.json", "lds.json", "cds.json"]),
+        ("a candidate comes", CASES["one"], CASES["canary"], ["cds.json", "routes.json"]),
+        ("an endpoint goes", CASES["one"], [iris(Backend(ONE, 100, (A,)))], ["cds.json"]),
+        ("the last endpoint goes", CASES["one"], CASES["no-predictor"], ["routes.json", "cds.json"]),
+        ("a weight changes", [iris(Backend(ONE, 1, (A,)))], [iris(Backend(ONE, 2, (A,)))], ["routes.json"]),
+        (
+            "one goes while another comes",
+            CASES["one"],
+            CASES["two-services"][1:],
+            ["cds.json", "routes.json", "lds.json", "cds.json"],
+        ),
+    ],
+)
+def test_clusters_come_first_and_go_last(why, before, wanted, expected):
+    assert [name for name, _ in steps(render(OPTIONS, before), render(OPTIONS, wanted))] == expected
+
+
+def test_all_files_are_written_where_there_are_none():
+    assert [name for name, _ in steps({}, render(OPTIONS, CASES["one"]))] == ["cds.json", "routes.json", "lds.json"]
 
 
 @pytest.mark.parametrize(

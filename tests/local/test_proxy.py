@@ -265,6 +265,14 @@ def test_grpc_is_told_in_its_own_words(canary, metadata, code, text):
     assert raised.value.details().startswith(text)
 
 
+def test_a_revision_of_a_service_that_has_only_one_can_be_named(single):
+    stand, _ = single
+    for name in ("stable", ONE):
+        assert stand.ask("/serving/default/iris", serve_revision=name)[0] == 200
+    assert stand.ask("/serving/default/iris")[0] == 200
+    assert stand.ask("/serving/default/iris", serve_revision="candidate")[0] == 404
+
+
 def test_names_with_underscores_pass_and_what_steers_envoy_does_not(canary):
     stand, _ = canary
     headers = stand.ask("/serving/default/iris", user_id="1", **{"x-envoy-max-retries": "9"})[2]["headers"]
@@ -394,12 +402,12 @@ def test_grpc_calls_wait_for_the_only_predictor_too(single):
 
 def test_a_waiting_request_is_told_when_its_time_is_over(single):
     stand, a = single
-    stand.apply(stand.service(Backend(ONE, 100, (a.endpoint,)), timeout=0.5))
+    stand.apply(stand.service(Backend(ONE, 100, (a.endpoint,)), timeout=5.0))
     a.kill()
     began = time.monotonic()
     status, _, body = stand.ask("/serving/default/iris", b"{}")
     assert (status, body) == (504, {"error": "no answer within the service's timeout"})
-    assert 0.4 < time.monotonic() - began < 1.5
+    assert 4.9 < time.monotonic() - began < 6
 
 
 def test_more_than_a_thousand_do_not_wait(single):
@@ -540,12 +548,15 @@ def test_a_ready_endpoint_gets_requests_within_three_tenths_of_a_second(single):
 def test_all_endpoints_are_replaced_by_others_and_nothing_is_lost(single):
     stand, a = single
     b, port = stand.upstream("b"), free_port()
-    with Load(stand.url()) as load:
+    with Load(stand.url()) as load, Load(f"{stand.url()}?delay=0.5", rate=10) as slow:
         for i in range(20):
             new = (a, b)[i % 2]
             stand.apply(stand.service(Backend(ONE, 100, (new.endpoint,)), port=port))
             load.wait_for(15)
     assert not load.lost, load
+    assert not slow.lost, slow
+    assert max(answer.seconds for answer in slow.answers) < 1, slow
+    assert stand.proxy.stats()[f"default/{ONE}"].requests >= len(load.answers) + len(slow.answers)
     assert max(answer.seconds for answer in load.answers) < 0.5, load
 
 
@@ -600,15 +611,6 @@ def test_services_come_and_go_beside_one_that_loses_nothing(stand):
             with pytest.raises(OSError):
                 stand.ask("/", port=other.port)
     assert not load.lost, load
-    assert sorted(path.name for path in stand.options.directory.iterdir()) == [
-        "bootstrap.json",
-        "cds.json",
-        f"endpoints-default.{ONE}.grpc.json",
-        f"endpoints-default.{ONE}.http.json",
-        "lds.json",
-        "routes-default.iris.json",
-        "routes.json",
-    ]
 
 
 def test_a_backend_whose_last_endpoint_goes_gives_its_requests_to_the_other(stand):
