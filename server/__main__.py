@@ -3,10 +3,12 @@
 import os
 import sys
 
+from server.log import mend_standard_streams
 from server.settings import cpu_budget, from_flags
 
 
 def main() -> int:
+    mend_standard_streams()
     settings = from_flags(sys.argv[1:])
     if not settings.model_dir:
         print("serve: no model given: --model_dir says which (a file, a folder, or a file:// URI)", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from server.http_fast import FastProtocol
 from server.http_protocol import HttpProtocol
 from server.inference import Inference
 from server.life import Life
-from server.log import configure_logging, log
+from server.log import Sink, configure_logging, fail, log
 from server.models import BatchOptions, Loader, Registry, State, Version
 from server.runtime import LoadOptions, Runtime, find_model
 from server.settings import Settings, cpu_budget
@@ -55,7 +54,8 @@ class Predictor:
         self.life = Life(self.registry)
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
         json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
-        self.access_log = AccessLog(sys.stderr.buffer, json) if settings.access_log else None
+        self.sink = Sink(sys.stderr.fileno())
+        self.access_log = AccessLog(self.sink, json) if settings.access_log else None
         self.inference = Inference(self.registry, settings, self.metrics, self.access_log, self.executor)
         self.edge = Edge(self.inference, self.life)
         protocol = partial(FastProtocol, self.inference, self.life) if settings.http_fast else partial(HttpProtocol, settings)
@@ -74,7 +74,7 @@ class Predictor:
         )
         self.http = HttpServer(config)
         self.grpc = GrpcEdge(self.inference, self.life) if settings.enable_grpc else None
-        configure_logging(json)
+        configure_logging(json, self.sink, sys.stderr.isatty())
 
     async def run(self) -> int:
         """Serve until told to stop; the process's exit code."""
@@ -83,7 +83,7 @@ class Predictor:
             listener = listen(settings.host, settings.http_port, settings.reuse_port)
             grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
         except ModelLoadError as error:
-            return _fail(str(error))
+            return fail(str(error))
         stop = Stop(lambda: self.inference.in_flight)
         serving = asyncio.create_task(self.http.serve([listener]))
         loading = asyncio.create_task(self._load())
@@ -94,9 +94,13 @@ class Predictor:
                 return 0
             version = loading.result()
             if version.state is not State.READY:
-                return _fail(version.reason)
+                self.sink.flush()
+                return fail(version.reason)
             assert version.handle is not None
-            announce.ready(out, settings, version.handle, listener.getsockname()[1], grpc_port)
+            try:
+                announce.ready(out, settings, version.handle, listener.getsockname()[1], grpc_port)
+            except OSError as error:
+                return fail(f"can't say on stdout that the model is ready: {error.strerror}")
             watching = asyncio.create_task(self._watch_loop())
             await stop.wait()
             watching.cancel()
@@ -109,6 +113,7 @@ class Predictor:
                 await self.grpc.stop(0)
             if self.access_log:
                 self.access_log.flush()
+            self.sink.flush()
         return 0
 
     async def _load(self) -> Version:
@@ -207,11 +212,6 @@ def model_name(uri: str) -> str:
     return cleaned or "model"
 
 
-def _fail(text: str) -> int:
-    print(f"serve: {text}", file=sys.stderr)
-    return 1
-
-
 def main(settings: Settings) -> NoReturn:
     """Run one predictor in this process, on uvloop, and end the process with its exit code."""
 
@@ -219,8 +219,8 @@ def main(settings: Settings) -> NoReturn:
         return await Predictor(settings).run()
 
     code: int = uvloop.run(run())
-    logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError):
+            stream.flush()
     # not `return`: the interpreter would wait for threads, and a model that does not come back keeps one for ever
     os._exit(code)

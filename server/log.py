@@ -6,10 +6,13 @@ out in the same form. (Structured logging packages do the same, but load a termi
 
 import json
 import logging
+import os
 import sys
+import threading
 import time
 import traceback
-from typing import Any, TextIO
+from collections import deque
+from typing import Any
 
 import orjson
 
@@ -83,9 +86,101 @@ def defused(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
-def configure_logging(json: bool, stream: TextIO = sys.stderr) -> None:
-    """Send every log record of the process to `stream`: ours from info up, other libraries' from warning up."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines() if json else Text(stream.isatty()))
+class Sink:
+    """A file descriptor that a thread of its own writes, so that nobody waits for a disk, a pipe or a terminal.
+
+    Nobody fails with it either: what can't be written is dropped, and so is what comes while more than `room` bytes wait
+    for a reader that has stopped reading; a line says how much once there is a reader again.
+    """
+
+    def __init__(self, fd: int, room: int = 8 << 20) -> None:
+        self._fd, self._room = fd, room
+        self._waiting: deque[bytes] = deque()
+        self._bytes = self._dropped = 0
+        self._changed = threading.Condition()
+        self._idle = True
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, data: bytes) -> None:
+        """Take whole lines, in order."""
+        with self._changed:
+            if self._bytes + len(data) > self._room:
+                self._dropped += len(data)
+                return
+            self._waiting.append(data)
+            self._bytes += len(data)
+            self._idle = False
+            self._changed.notify_all()
+
+    def flush(self, seconds: float = 1.0) -> None:
+        """Wait until all is written, but no longer than that."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._idle, seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle = not (self._waiting or self._dropped)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._dropped)
+                data, dropped = b"".join(self._waiting), self._dropped
+                self._waiting.clear()
+                self._bytes, self._dropped = len(data), 0
+            if dropped:
+                data += b'{"event":"log lines were dropped, nobody read them","bytes":%d}\n' % dropped
+            write_all(self._fd, data)
+            with self._changed:
+                self._bytes = sum(map(len, self._waiting))
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write what can be written: a full disk or a reader that has gone costs the log, and nothing else."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except OSError:
+        pass
+
+
+def fail(text: str) -> int:
+    """Say in one line why the process ends, and give its exit code."""
+    write_all(2, f"serve: {text}\n".encode(errors="backslashreplace"))
+    return 1
+
+
+class _Lines(logging.Handler):
+    """Log records as lines into a sink."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._sink.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except Exception:  # as the standard library's own handlers do
+            self.handleError(record)
+
+
+def configure_logging(json: bool, sink: Sink, colours: bool = False) -> None:
+    """Send every log record of the process to `sink`: ours from info up, other libraries' from warning up."""
+    handler = _Lines(sink)
+    handler.setFormatter(JsonLines() if json else Text(colours))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("serveplane").setLevel(logging.INFO)
+
+
+def mend_standard_streams() -> None:
+    """Put /dev/null where a process was started without stdin, stdout or stderr.
+
+    Else their numbers go to the next sockets that are opened, and what is meant for the log is sent to a client.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # the lowest free number, which is this one, is what it gets
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 (for as long as the process lives)

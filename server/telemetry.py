@@ -7,14 +7,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from server.log import defused, log
+from server.log import Sink, defused, log
 from server.tensors import Timing
 
 # How the gauges of several living processes become one.
@@ -143,10 +143,10 @@ class ModelMetrics:
 
 
 class AccessLog:
-    """A line per request, collected and written a few times a second, so that no request waits for a disk or a terminal."""
+    """A line per request, collected and given to the log a few times a second."""
 
-    def __init__(self, stream: IO[bytes], json: bool, flush_seconds: float = 0.25) -> None:
-        self._stream, self._json, self._flush_seconds = stream, json, flush_seconds
+    def __init__(self, sink: Sink, json: bool, flush_seconds: float = 0.25) -> None:
+        self._sink, self._json, self._flush_seconds = sink, json, flush_seconds
         self._lines: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -158,8 +158,7 @@ class AccessLog:
     def flush(self) -> None:
         lines, self._lines, self._timer = self._lines, [], None
         if lines:
-            self._stream.write(b"".join(lines))
-            self._stream.flush()
+            self._sink.write(b"".join(lines))
 
 
 def json_line(record: Record) -> bytes:

@@ -5,7 +5,6 @@ ports, starts the workers, says ready when all are, passes signals on, and start
 folder that all workers write, so each worker's /metrics is the page of all.
 """
 
-import json
 import selectors
 import shutil
 import signal
@@ -20,6 +19,7 @@ import orjson
 from prometheus_client.multiprocess import mark_process_dead
 
 from server.errors import ModelLoadError
+from server.log import fail, write_all
 from server.settings import Settings, inherited, to_flags
 
 # Seconds before a worker that died is started again: doubling, reset once one has lived for a minute.
@@ -68,7 +68,7 @@ class Workers:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._metrics = tempfile.mkdtemp(prefix="serve-metrics-")
+        self._metrics = ""
         self._stopping = 0
         self._announced = False
         self._selector = selectors.DefaultSelector()
@@ -84,9 +84,8 @@ class Workers:
             http = hold(settings.host, settings.http_port)
             grpc = hold(settings.host, settings.grpc_port)
         except ModelLoadError as error:
-            print(f"serve: {error}", file=sys.stderr)
-            return 1
-        metrics = self._metrics
+            return fail(str(error))
+        metrics = self._metrics = tempfile.mkdtemp(prefix="serve-metrics-")
         worker = settings.model_copy(
             update={"workers": 1, "reuse_port": True, "output": "json", "metrics_dir": metrics}
             | {"http_port": http.getsockname()[1], "grpc_port": grpc.getsockname()[1]}
@@ -124,8 +123,8 @@ class Workers:
             for key, _ in self._selector.select(timeout=self._until_next_start()):
                 if key.data is None:
                     self._woken.recv(4096)
-                else:
-                    self._hear(key.data)
+                elif not self._hear(key.data):
+                    return 1
             gone = [w for w in self._workers if w.process.poll() is not None]
             if self._stopping:
                 if len(gone) == len(self._workers):
@@ -148,29 +147,36 @@ class Workers:
             worker.died(now)
             mark_process_dead(worker.process.pid, self._metrics)  # type: ignore[no-untyped-call]
             text = {"event": "a worker ended", "pid": worker.process.pid, "code": worker.process.returncode}
-            print(json.dumps({**text, "again_in_seconds": worker.start_at - now}), file=sys.stderr, flush=True)
+            write_all(2, orjson.dumps({**text, "again_in_seconds": worker.start_at - now}, option=orjson.OPT_APPEND_NEWLINE))
         elif now >= worker.start_at:
             worker.start_at = 0.0
             worker.start()
             self._listen_to(worker)
 
-    def _hear(self, worker: Worker) -> None:
-        """A worker's ready line, or its end of file."""
+    def _hear(self, worker: Worker) -> bool:
+        """Take a worker's ready line, or its end of file; False where all are ready and nobody can be told."""
         line = worker.stdout.readline()
         if not line:
             self._selector.unregister(worker.stdout)
             worker.stdout.close()
             worker.process.wait()
-            return
+            return True
         worker.was_ready = True
         if not self._announced and all(w.was_ready for w in self._workers):
             self._announced = True
-            self._announce(line)
+            return self._announce(line)
+        return True
 
-    def _announce(self, line: bytes) -> None:
-        if self._settings.output == "json":
-            sys.stdout.buffer.write(line)
-        elif self._settings.output == "text":
+    def _announce(self, line: bytes) -> bool:
+        """Say on stdout what a worker has said; False where nobody can hear it."""
+        if self._settings.output == "text":
             told = orjson.loads(line)
-            print(f"\n  {told['name']} is ready: {len(self._workers)} workers on {told['http']} and {told['grpc']}\n")
-        sys.stdout.flush()
+            line = f"\n  {told['name']} is ready: {len(self._workers)} workers on {told['http']} and {told['grpc']}\n\n".encode()
+        try:
+            if self._settings.output != "none":
+                sys.stdout.buffer.write(line)
+                sys.stdout.flush()
+        except OSError as error:
+            fail(f"can't say on stdout that the model is ready: {error.strerror}")
+            return False
+        return True

@@ -46,11 +46,16 @@ class Server:
 
 
 @contextmanager
-def running(model, *flags: str, cwd=None, env=None, timeout: float = 120.0):
-    """`python -m server` on a model, from ready to stopped; RuntimeError with what it said where it does not get ready."""
+def running(model, *flags: str, cwd=None, env=None, timeout: float = 120.0, redirect: str = ""):
+    """`python -m server` on a model, from ready to stopped; RuntimeError with what it said where it does not get ready.
+
+    `redirect` is a shell's: "2>&-" starts it without stderr.
+    """
     with tempfile.TemporaryFile("w+") as stderr:
         command = [sys.executable, "-P", "-m", "server", "--model_dir", str(model), "--http_port", "0", "--grpc_port", "0"]
         command += ["--output", "json", "--trust_pickle", "--drain_delay", "0", *flags]
+        if redirect:
+            command = ["bash", "-c", f'exec "$@" {redirect}', "bash", *command]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=cwd, env={**os.environ, **(env or {})}
         )

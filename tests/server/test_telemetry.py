@@ -1,13 +1,18 @@
 """What is seen of a server from outside: metrics and their labels, the access log, the log; and what never gets into them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from typing import NamedTuple
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
+
+from server.log import Sink
 
 PATH = "/v2/models/faults/infer"
 SECRETS = "Bearer s3cret", "session=s3cret"
@@ -214,3 +219,58 @@ def test_the_access_log_can_be_switched_off(serve, models, wire):
             assert connection.ask("POST", "/v2/models/sums/infer", b"").status == 400
         assert server.stop() == 0
         assert '"event":"request"' not in server.stderr
+
+
+@pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-", "0<&-", "0<&- 2>&-", "2> >(exit)"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_log_that_can_not_be_written_costs_no_request_and_no_orderly_end(serve, models, wire, redirect, workers):
+    with serve(f"{models}/faults.py:Faults", "--workers", workers, redirect=redirect) as server:
+        with wire(server.http) as connection:
+            statuses = [connection.ask("POST", PATH, body(value)).status for value in (1, -1, 1) * 20]
+        assert statuses == [200, 500, 200] * 20
+        assert server.stop() == 0
+
+
+def test_a_log_that_nobody_reads_holds_up_no_request_and_says_what_it_dropped(serve, models, wire, tmp_path):
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDWR)
+    try:
+        with serve(f"{models}/faults.py:Faults", "--log_format=json", redirect=f"2>{tmp_path}/log") as server:
+            with wire(server.http) as connection:
+                for n in range(300):
+                    assert connection.ask("POST", f"/v2/models/{'n' * 1000}/infer", x_request_id=str(n)).status == 404
+                assert connection.ask("POST", PATH, body(1)).status == 200
+            assert server.stop() == 0
+    finally:
+        os.close(reader)
+
+
+def test_a_process_without_stdout_serves_and_ends_as_usual(models, tmp_path):
+    command = [sys.executable, "-P", "-m", "server", f"--model_dir={models}/sums.py:Sums", "--trust_pickle", "--output=json"]
+    command += ["--http_port=0", "--grpc_port=0", "--drain_delay=0"]
+    closed = subprocess.Popen(["bash", "-c", 'exec "$@" >&-', "bash", *command], stderr=subprocess.PIPE, text=True)
+    said = closed.stderr.readline()
+    while "model ready" not in said:
+        said = closed.stderr.readline()
+        assert said
+    closed.terminate()
+    assert closed.wait(30) == 0
+    closed.stderr.close()
+    full = subprocess.run(["bash", "-c", 'exec "$@" >/dev/full', "bash", *command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1] == "serve: can't say on stdout that the model is ready: No space left on device"
+
+
+def test_what_does_not_fit_is_dropped_and_said_once_there_is_a_reader_again():
+    out, into = os.pipe()
+    sink = Sink(into, room=300_000)
+    with os.fdopen(out) as reader:
+        for _ in range(50):
+            sink.write(b"x" * 9_999 + b"\n")
+        lines = [reader.readline()]
+        while lines[-1][0] == "x":
+            lines.append(reader.readline())
+    os.close(into)
+    notice = json.loads(lines.pop())
+    assert notice == {"event": "log lines were dropped, nobody read them", "bytes": 500_000 - sum(map(len, lines))}
+    assert set(map(len, lines)) == {10_000}
