@@ -74,21 +74,21 @@ class Predictor:
         )
         self.http = HttpServer(config)
         self.grpc = GrpcEdge(self.inference, self.life) if settings.enable_grpc else None
+        self._ports = 0, 0
+        # the HTTP server's task, once it listens
+        self._serving: list[asyncio.Task[None]] = []
         configure_logging(json, self.sink, sys.stderr.isatty())
 
     async def run(self) -> int:
         """Serve until told to stop; the process's exit code."""
         settings, out = self.settings, announce.own_stdout()
-        try:
-            listener = listen(settings.host, settings.http_port, settings.reuse_port)
-            grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
-        except ModelLoadError as error:
-            return fail(str(error))
         stop = Stop(lambda: self.inference.in_flight)
-        serving = asyncio.create_task(self.http.serve([listener]))
-        loading = asyncio.create_task(self._load())
         try:
-            await asyncio.wait((loading, asyncio.create_task(stop.wait()), serving), return_when=asyncio.FIRST_COMPLETED)
+            if not settings.listen_when_ready:
+                await self._listen()
+            loading = asyncio.create_task(self._load())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({loading, stopping, *self._serving}, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
                 loading.cancel()
                 return 0
@@ -97,8 +97,10 @@ class Predictor:
                 self.sink.flush()
                 return fail(version.reason)
             assert version.handle is not None
+            if settings.listen_when_ready:
+                await self._listen()
             try:
-                announce.ready(out, settings, version.handle, listener.getsockname()[1], grpc_port)
+                announce.ready(out, settings, version.handle, *self._ports)
             except OSError as error:
                 return fail(f"can't say on stdout that the model is ready: {error.strerror}")
             watching = asyncio.create_task(self._watch_loop())
@@ -106,15 +108,30 @@ class Predictor:
             watching.cancel()
             await self._drain(stop)
             await self._close(version.handle.runtime)
+        except ModelLoadError as error:
+            return fail(str(error))
         finally:
             self.http.should_exit = True
-            await asyncio.wait_for(serving, settings.grace + 5)
+            for serving in self._serving:
+                await asyncio.wait_for(serving, settings.grace + 5)
             if self.grpc:
                 await self.grpc.stop(0)
             if self.access_log:
                 self.access_log.flush()
             self.sink.flush()
         return 0
+
+    async def _listen(self) -> None:
+        """Take connections from here on; ModelLoadError says which port can't be had."""
+        settings = self.settings
+        listener = listen(settings.host, settings.http_port, settings.reuse_port)
+        try:
+            grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
+        except ModelLoadError:
+            listener.close()
+            raise
+        self._ports = listener.getsockname()[1], grpc_port
+        self._serving.append(asyncio.create_task(self.http.serve([listener])))
 
     async def _load(self) -> Version:
         settings = self.settings

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     grace: float = Field(25.0, ge=0, description="seconds from SIGTERM after which what still runs is given up")
     workers: int = Field(1, ge=1, description="processes that share the listening addresses")
     reuse_port: bool = Field(False, description="share the addresses with other processes; workers are started with it")
+    listen_when_ready: bool = Field(
+        False, description="take connections only once the model is loaded; a worker that replaces another is started with it"
+    )
     metrics_dir: str = Field("", description="folder in which the metrics of several processes meet; workers are started with it")
 
     access_log: bool = Field(True, description="one line per request on stderr")

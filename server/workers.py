@@ -48,8 +48,8 @@ class Worker:
         self.start_at = 0.0
         self.start()
 
-    def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, env=inherited())
+    def start(self, *more: str) -> None:
+        self.process = subprocess.Popen([*self._command, *more], stdout=subprocess.PIPE, env=inherited())
         self.started = time.monotonic()
 
     @property
@@ -150,7 +150,8 @@ class Workers:
             write_all(2, orjson.dumps({**text, "again_in_seconds": worker.start_at - now}, option=orjson.OPT_APPEND_NEWLINE))
         elif now >= worker.start_at:
             worker.start_at = 0.0
-            worker.start()
+            # the others answer meanwhile: one that loads would get its share of connections, and say 503
+            worker.start("--listen_when_ready")
             self._listen_to(worker)
 
     def _hear(self, worker: Worker) -> bool:
