@@ -27,6 +27,11 @@ Outputs = dict[str, Array]
 # A batch that is expected to be quicker than this runs in the event loop: waking a thread costs some 50-100 µs, and
 # nothing else on the loop is held up for longer than this.
 INLINE_SECONDS = 0.001
+# The same in bytes, where rows differ in size, so that their number does not tell what they cost.
+INLINE_BYTES = 16 * 1024
+# Decoding and checking so much takes about a millisecond.
+IN_THREAD = 64 * 1024
+
 # Parameters that are about transport, not about the model: they do not keep requests apart.
 TRANSPORT_PARAMETERS = frozenset(
     (
@@ -56,7 +61,10 @@ class Result(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One caller's checked inputs on their way through the queue.  `deadline` is on `time.monotonic`'s clock."""
+    """One caller's checked inputs on their way through the queue.
+
+    `deadline` is on `time.monotonic`'s clock; `nbytes` are the wire's, or the arrays' where those are more.
+    """
 
     signature: Signature
     arrays: dict[str, Array]
@@ -243,7 +251,7 @@ class Batcher:
     def submit(self, job: Job) -> "asyncio.Future[Result]":
         """A future of the job's result; Overloaded at once where the queue has no room or could not answer in time."""
         job.queued_at = now = time.monotonic()
-        job.nbytes = sum([a.nbytes for a in job.arrays.values()])
+        job.nbytes = max(job.nbytes, sum([a.nbytes for a in job.arrays.values()]))
         if self._queued_rows and (
             self._queued_rows + job.rows > self.limits.queue_rows or self._queued_bytes + job.nbytes > self.limits.queue_bytes
         ):
@@ -257,10 +265,18 @@ class Batcher:
         job.waiting = True
         self._queued_rows += job.rows
         self._queued_bytes += job.nbytes
-        if not self._inline:
+        if self._running or not self._is_quick(job.signature, job.rows, job.nbytes):
             self._watch(job)
         self._schedule()
         return job.future
+
+    def _is_quick(self, signature: Signature, rows: int, nbytes: int) -> bool:
+        """Whether so much may run in the event loop."""
+        return self._inline and self.cost.of(rows) < INLINE_SECONDS and (signature.even or nbytes <= INLINE_BYTES)
+
+    async def aside(self, nbytes: int, work: Callable[..., Any], *args: Any) -> Any:
+        """The work on so many bytes done, in a thread where it is much."""
+        return await aside(self._executor, nbytes, work, *args)
 
     async def drained(self) -> None:
         """Return when nothing waits and nothing runs."""
@@ -311,7 +327,7 @@ class Batcher:
             rows = sum([j.rows for j in jobs])
             if self._is_async:
                 self._start_async(jobs[0])
-            elif self._inline and self.cost.of(rows) < INLINE_SECONDS:
+            elif self._is_quick(jobs[0].signature, rows, sum([j.nbytes for j in jobs])):
                 self._run(jobs, rows)
                 # others on the loop come first; what they bring joins the next batch
                 if self._queues:
@@ -402,6 +418,13 @@ class Batcher:
             self._observer.alone(faults.alone)
 
 
+async def aside(executor: Executor, nbytes: int, work: Callable[..., Any], *args: Any) -> Any:
+    """The work on so many bytes done: here if it is little, else in a thread, because it would hold up others."""
+    if nbytes <= IN_THREAD:
+        return work(*args)
+    return await asyncio.get_running_loop().run_in_executor(executor, work, *args)
+
+
 def chunks(job: Job, limit: int) -> list[Job]:
     """A job as jobs of at most `limit` rows, in order: a large request takes its turns among the small ones."""
     return [
@@ -412,6 +435,7 @@ def chunks(job: Job, limit: int) -> list[Job]:
             job.outputs,
             job.parameters,
             job.deadline,
+            nbytes=job.nbytes * min(limit, job.rows - start) // job.rows,
         )
         for start in range(0, job.rows, limit)
     ]
@@ -422,9 +446,13 @@ async def submit_whole(batcher: Batcher, job: Job) -> Result:
     if batcher.alone or not job.signature.batched or job.rows <= batcher.limits.rows:
         return await batcher.submit(job)
     results = [await batcher.submit(part) for part in chunks(job, batcher.limits.rows)]
-    outputs = {name: np.concatenate([r.outputs[name] for r in results]) for name in job.outputs}
+    outputs = await batcher.aside(job.nbytes, joined, results, job.outputs)
     queue, compute = sum(r.timing.queue for r in results), sum(r.timing.compute for r in results)
     return Result(outputs, Timing(queue, compute, batcher.limits.rows))
+
+
+def joined(results: Sequence[Result], names: Sequence[str]) -> Outputs:
+    return {name: np.concatenate([r.outputs[name] for r in results]) for name in names}
 
 
 class Probe(Protocol):

@@ -132,7 +132,7 @@ async def answer_inference(
     except ServingError as error:
         return closing(inference.refused(call, error))
     call = call._replace(body=body)
-    if inference.answers_at_once(model, version):
+    if inference.answers_at_once(model, version, len(body)):
         return await inference.rest(call)
     return await _unless_gone(inference.rest(call), receive)
 

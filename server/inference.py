@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from server.batcher import IN_THREAD, aside
 from server.errors import InvalidRequest, RequestCancelled, RequestTooLarge, RuntimeFailed, ServingError
 from server.log import log
 from server.models import Registry
@@ -22,8 +23,6 @@ from server.settings import Settings
 from server.telemetry import AccessLog, Metrics, Record
 from server.tensors import InferRequest, InferResponse
 
-# Working on more bytes than this in the event loop would hold up others; in a thread it does not.
-IN_THREAD = 256 * 1024
 # Errors quote what they were sent, which may be megabytes.
 LONGEST_ERROR = 2000
 
@@ -74,10 +73,10 @@ class Inference:
         self.in_flight = 0
         self._ids = (f"{prefix}-{n}" for prefix in [os.urandom(4).hex()] for n in itertools.count(1))
 
-    def answers_at_once(self, model: str, version: str) -> bool:
+    def answers_at_once(self, model: str, version: str, nbytes: int) -> bool:
         """Whether a call is answered within a turn or two of the event loop, so that its caller need not be watched."""
         try:
-            return self.registry.ready(model, version).batcher.inline
+            return nbytes <= IN_THREAD and self.registry.ready(model, version).batcher.inline
         except ServingError:
             return True
 
@@ -125,6 +124,7 @@ class Inference:
         try:
             request: InferRequest = await self._off_loop(message.ByteSize(), v2_grpc.decode, message)
             request.timeout = least(request.timeout, timeout)
+            request.nbytes = message.ByteSize()
             response = await self.registry.ready(request.model, request.version).infer(request)
             answer = await self._off_loop(response.nbytes, v2_grpc.encode, response)
             sent = answer.ByteSize()
@@ -151,6 +151,7 @@ class Inference:
         length = call.headers.get(v2_json.HEADER_LENGTH)
         request, wanted = await self._off_loop(len(body), v2_json.decode, call.model, body, length, strict)
         request.timeout = least(request.timeout, _header_timeout(call.headers))
+        request.nbytes = len(body)
         response = await handle.infer(request)
         text, json_length = await self._off_loop(response.nbytes, v2_json.encode, response, wanted, strict)
         if json_length is None:
@@ -161,15 +162,13 @@ class Inference:
         handle = self.registry.ready(call.model, call.version)
         body, strict = await self._body(call), self.settings.strict_json
         request, form = await self._off_loop(len(body), v1.decode, call.model, body, handle.signature_for, strict)
-        request.timeout = _header_timeout(call.headers)
+        request.timeout, request.nbytes = _header_timeout(call.headers), len(body)
         response = await handle.infer(request)
         return response, Answer(200, JSON, await self._off_loop(response.nbytes, v1.encode, response, form, strict))
 
     async def _off_loop(self, size: int, work: Any, *args: Any) -> Any:
         """The work on that many bytes done: here if it is little, else in a thread."""
-        if size <= IN_THREAD:
-            return work(*args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+        return await aside(self._executor, size, work, *args)
 
     async def _body(self, call: Call) -> bytes:
         used = call.headers.get("content-encoding")

@@ -80,12 +80,12 @@ class ModelHandle:
         """Check, batch, predict.  Raises InvalidInput, Overloaded, DeadlineExceeded, RuntimeFailed and their like."""
         signature = self.signature_for(request.inputs, request.parameters.get("signature_name"))
         outputs = signature.chosen_outputs(request.outputs)
-        checked = signature.check(request.inputs)
+        checked = await self.batcher.aside(request.nbytes, signature.check, request.inputs)
         timeout = request.timeout
         if self._timeout and (timeout is None or timeout > self._timeout):
             timeout = self._timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        job = Job(signature, checked.arrays, checked.rows, outputs, request.parameters, deadline)
+        job = Job(signature, checked.arrays, checked.rows, outputs, request.parameters, deadline, nbytes=request.nbytes)
         result = await submit_whole(self.batcher, job)
         self._metrics.waited(result.timing.queue)
         return self._response(request, signature, result, checked.rows)

@@ -126,6 +126,10 @@ USUAL_NAMES = (
 )
 
 
+# So many are worth a thread for their number alone.
+MANY_TEXTS = 16 * 1024
+
+
 class Checked(NamedTuple):
     """Inputs that fit a signature.  `rows` is their common leading dimension (1 where the signature has no batch)."""
 
@@ -150,6 +154,8 @@ class Signature:
     _output_names: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
     # every dimension but the first is fixed, so requests of one signature always stack
     uniform: bool = field(init=False, repr=False, compare=False, default=False)
+    # and no text in it: every row has the same size, so the rows alone tell what a request costs
+    even: bool = field(init=False, repr=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
         for spec in self.inputs:
@@ -158,6 +164,7 @@ class Signature:
         set_ = object.__setattr__
         set_(self, "_output_names", frozenset(o.name for o in self.outputs))
         set_(self, "uniform", all(-1 not in s.shape[1:] and not s.unknown_rank and not s.optional for s in self.inputs))
+        set_(self, "even", self.uniform and bool(self.inputs) and all(s.datatype != "BYTES" for s in self.inputs))
         if not self.defaults:
             set_(self, "defaults", tuple(o.name for o in self.outputs))
 
@@ -297,6 +304,8 @@ class InferRequest:
     outputs: list[str] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
+    # what it was on the wire: arrays of text do not tell their own size
+    nbytes: int = 0
 
 
 @dataclass(slots=True)
@@ -310,8 +319,12 @@ class InferResponse:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the outputs' arrays (of references, where they hold strings)."""
-        return sum([t.array.nbytes for t in self.outputs.values()])
+        """Bytes of the outputs' arrays, with those of their texts where the references alone do not make it large."""
+        return sum([t.array.nbytes + (_text_bytes(t.array) if t.array.dtype.kind == "O" else 0) for t in self.outputs.values()])
+
+
+def _text_bytes(texts: Array) -> int:
+    return 0 if texts.size > MANY_TEXTS else sum([len(t) for t in texts.ravel().tolist() if t is not None])
 
 
 def element_count(shape: Sequence[int]) -> int:

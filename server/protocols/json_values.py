@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -20,6 +21,13 @@ import orjson
 from server.errors import InvalidInput, InvalidRequest
 from server.tensors import DATATYPES, Array, Datatype, Tensor
 
+# A longer array is parsed in pieces of about so many bytes, a millisecond's work each.
+LARGE, PIECE = 256 * 1024, 64 * 1024
+# By depth, what ends an element of the outermost list; a string may hold anything but its own end.
+_CUTS: dict[Any, re.Pattern[bytes]] = {
+    **{depth: re.compile(rb"(?:\][ \t\r\n]*){%d}," % (depth - 1)) for depth in range(1, 6)},
+    "O": re.compile(rb'(?<!\\)"[ \t\r\n]*,'),
+}
 MAX_DEPTH = 64
 MAX_RANK = 16
 
@@ -37,10 +45,11 @@ def _decoders(element: Any) -> list[Any]:
 def _within(dtype: Any) -> Any:
     """Floats that the narrower dtype can hold; what might round to infinity is looked at the exact way."""
     largest = float(np.finfo(dtype).max)
-    return Annotated[float, msgspec.Meta(ge=-largest, le=largest)]
+    return Annotated[float, msgspec.Meta(ge=-largest, le=largest)] | None
 
 
-_BY_KIND = {"f": _decoders(float), "i": _decoders(int), "u": _decoders(int), "b": _decoders(bool), "O": _decoders(str)}
+# numpy makes NaN of None, which is what null means for a float
+_BY_KIND = {"f": _decoders(float | None), "i": _decoders(int), "u": _decoders(int), "b": _decoders(bool), "O": _decoders(str)}
 _BY_DTYPE = {np.dtype(t): _decoders(_within(t)) for t in (np.float32, np.float16)}
 _DECODERS = {d.name: _BY_DTYPE.get(d.dtype) or _BY_KIND[d.dtype.kind] for d in DATATYPES.values()}
 _SMALL_FLOATS = tuple(_BY_DTYPE)
@@ -56,6 +65,36 @@ def fast_array(raw: bytes | msgspec.Raw, datatype: Datatype) -> Array | None:
             break
     if not 1 <= depth <= 5:
         return None
+    if len(raw) > LARGE:
+        array = _in_pieces(bytes(raw), datatype, depth)
+        if array is not None:
+            return array
+    return _array(raw, datatype, depth)
+
+
+def _in_pieces(raw: bytes, datatype: Datatype, depth: int) -> Array | None:
+    """The same for a long text, cut between rows: the parser does not let other threads run until it is done.
+
+    Each piece is a list of its own.  A cut that falls into a string leaves a piece without its end, which is None.
+    """
+    text = raw.strip()
+    if text[-1:] != b"]":
+        return None
+    cut = _CUTS["O" if datatype.dtype.kind == "O" and depth == 1 else depth]
+    arrays: list[Array] = []
+    start, end = 1, len(text) - 1
+    while start < end:
+        found = cut.search(text, min(start + PIECE, end), end)
+        stop = found.end() - 1 if found else end
+        array = _array(b"[%b]" % text[start:stop], datatype, depth)
+        if array is None or not len(array) or (arrays and array.shape[1:] != arrays[0].shape[1:]) or (found and stop + 1 == end):
+            return None
+        arrays.append(array)
+        start = stop + 1
+    return np.concatenate(arrays) if arrays else None
+
+
+def _array(raw: bytes | msgspec.Raw, datatype: Datatype, depth: int) -> Array | None:
     try:
         values = _DECODERS[datatype.name][depth - 1].decode(raw)
         if datatype.dtype.kind == "O":

@@ -490,3 +490,41 @@ def test_the_probe_tells_fixed_cost_from_cost_per_row():
     assert cost.fixed == pytest.approx(0.010)
     assert cost.per_row == pytest.approx(0.001)
     assert cost.of(100) == pytest.approx(0.110)
+
+
+TEXTS = Signature("texts", (TensorSpec("x", "BYTES", (-1,)),), (Y,))
+PAIRS = Signature("pairs", (TensorSpec("x", "FP64", (-1, 2)),), (Y,))
+
+
+@pytest.mark.parametrize(
+    ("signature", "shape", "nbytes", "inline"),
+    [
+        (PAIRS, (1, 2), 0, True),
+        (PAIRS, (1, 2), 1 << 20, True),  # spaces in the JSON, perhaps: the rows tell what it costs
+        (SUMS, (1, 2), 0, True),
+        (SUMS, (1, 100_000), 0, False),
+        (TEXTS, (1,), 100, True),
+        (TEXTS, (1,), 1 << 20, False),
+    ],
+)
+def test_rows_of_any_size_leave_the_event_loop_free_when_they_are_large(signature, shape, nbytes, inline):
+    """Fault 12: the number of rows does not tell what one long text costs."""
+    ran_in = []
+
+    def predict(signature, inputs, outputs, parameters):
+        ran_in.append(threading.get_ident())
+        return {"y": np.zeros(len(inputs["x"]))}
+
+    async def run():
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(predict, Limits(), Cost(1e-6, 1e-7), executor, Seen())
+            x = np.zeros(shape, object if signature is TEXTS else np.float64)
+            await batcher.submit(Job(signature, {"x": x}, len(x), ("y",), {}, nbytes=nbytes))
+
+    asyncio.run(run())
+    assert (ran_in == [threading.get_ident()]) is inline
+
+
+def test_the_size_of_a_request_is_shared_among_its_chunks():
+    job = Job(TEXTS, {"x": np.zeros(10, object)}, 10, ("y",), {}, nbytes=1000)
+    assert [(c.rows, c.nbytes) for c in chunks(job, 4)] == [(4, 400), (4, 400), (2, 200)]

@@ -277,6 +277,47 @@ def test_the_fast_way_and_the_exact_way_never_disagree(datatype, values):
         assert np.array_equal(fast, exact, equal_nan=kind.dtype.kind == "f")
 
 
+LONG = 30_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("FP64", [n / 7 for n in range(LONG)]),
+        ("FP32", [[n / 7, None, -n] for n in range(LONG)]),
+        ("INT64", [[[n], [-n]] for n in range(LONG)]),
+        ("BOOL", [[n % 3 == 0, True] for n in range(LONG)]),
+        ("BYTES", [f"text {n}" for n in range(LONG)]),
+        ("BYTES", [[f"],[{n}", '"'] for n in range(LONG)]),
+        ("BYTES", [f',"a\\",\\"],{n},' for n in range(LONG)]),
+    ],
+)
+@pytest.mark.parametrize("separators", [(",", ":"), (" ,\n\t", ":")])
+def test_a_long_array_is_the_same_when_it_is_read_in_pieces(kind, values, separators):
+    text = json.dumps(values, separators=separators).encode()
+    assert len(text) > json_values.LARGE
+    fast, exact = json_values.fast_array(text, DATATYPES[kind]), json_values.exact_array(values, DATATYPES[kind], "x")
+    assert fast.shape == exact.shape
+    assert fast.dtype == exact.dtype
+    assert np.array_equal(fast, exact, equal_nan=kind[:2] == "FP")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[%b,]" % b",".join([b"1.5"] * 100_000),
+        b"[%b, ]" % b",".join([b"1.5"] * 100_000),
+        b"[%b,1]" % (b" " * 300_000),
+        b"[%b,,%b]" % (b",".join([b"1.5"] * 100_000), b"1"),
+        b"[%b,[1,2,3],[1,2]]" % b",".join([b"[1,2]"] * 60_000),
+        b"[%b,1]" % b",".join([b"[1,2]"] * 60_000),
+        b"[%b" % b",".join([b"1.5"] * 100_000),
+    ],
+)
+def test_a_long_array_that_is_none_is_left_to_the_exact_way(text):
+    assert json_values.fast_array(text, DATATYPES["FP64"]) is None
+
+
 def test_bytes_that_are_no_text_are_refused_in_json_and_point_to_binary():
     output = Tensor("BYTES", texts(["a"], (1,)))
     output.array[0] = b"\xff"
