@@ -157,7 +157,8 @@ def _of_file(path: Path, class_name: str, runtime: str | None) -> ModelFile:
 
 def _not_as_named(path: Path, wanted: Format, content: str) -> ModelLoadError:
     found = CONTENTS[content]
-    return ModelLoadError(f"{path} is named like a {wanted.name} model, but its content is {found.called}", found.remedy)
+    kind = f"{'an' if wanted.name in ('onnx', 'h5') else 'a'} {wanted.name} model"
+    return ModelLoadError(f"{path} is named like {kind}, but its content is {found.called}", found.remedy)
 
 
 def _of_unknown_ending(path: Path, content: str, runtime: str | None) -> ModelFile:

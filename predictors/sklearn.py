@@ -65,6 +65,10 @@ class SklearnRuntime(Runtime):
         return sample(signature, self._schema, rows, seed, self._positive)
 
 
+# what --runtime-option may name
+OPTIONS = ("string-columns", "trusted-types")
+
+
 @dataclass(frozen=True)
 class Trial:
     """What a call with made-up rows told: the outputs, `predict` first, and whether each row has one of each."""
@@ -77,6 +81,9 @@ class Trial:
 
 def load(found: ModelFile, options: LoadOptions) -> Runtime:
     """Open a fitted estimator; ModelLoadError says what is wrong with the file and what to do."""
+    for name in options.extra:
+        if name not in OPTIONS:
+            raise ModelLoadError(f"the sklearn runtime has no option {name!r}", f"it has: {', '.join(OPTIONS)}")
     # while a file is opened and tried, warnings are caught, which is for the whole process
     with _loading:
         opened = open_model(found, options)

@@ -277,6 +277,9 @@ def _cast(spec: TensorSpec, given: str, tensor: Tensor) -> Array:
     numbers = have.dtype.kind in "iuf" and want.dtype.kind in "iuf"
     if numbers and "BF16" not in (have.name, want.name) and np.can_cast(have.dtype, want.dtype, "safe"):
         return tensor.array.astype(want.dtype)
+    if have.name == "BOOL" and spec.column and want.dtype.kind in "iuf" and want.name != "BF16":
+        # a table's column of true and false, which the model was fitted on as 1 and 0
+        return tensor.array.astype(want.dtype)
     if have.name == "BF16" and want.name in ("FP32", "FP64"):
         return tensor.array.astype(want.dtype)
     raise InvalidInput(f"input {given!r} is {have.name}, the model expects {want.name}")

@@ -151,8 +151,15 @@ def _tensor(signature: Signature, name: str, value: Any, columns: bool, strict: 
     if spec is None:
         # the signature's own check says so, with a suggestion; any array will do until then
         return Tensor("BYTES", np.empty(0, object))
-    array = json_values.exact_array(value, DATATYPES[spec.datatype], f"{'inputs' if columns else 'instances'} ({name})", strict)
-    return Tensor(spec.datatype, _ranked(array, spec))
+    told = "BOOL" if _is_flags(spec, value) else spec.datatype
+    array = json_values.exact_array(value, DATATYPES[told], f"{'inputs' if columns else 'instances'} ({name})", strict)
+    return Tensor(told, _ranked(array, spec))
+
+
+def _is_flags(spec: TensorSpec, value: Any) -> bool:
+    """Whether a table's column of numbers is given as true and false, which the signature takes for 1 and 0."""
+    numbers = spec.column and DATATYPES[spec.datatype].dtype.kind in "iuf"
+    return numbers and isinstance(value, list) and bool(value) and all(isinstance(v, bool) for v in value)
 
 
 def _ranked(array: Array, spec: TensorSpec) -> Array:

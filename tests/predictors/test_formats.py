@@ -101,7 +101,7 @@ WRONG_FILES = [
     ("model.joblib", LFS, ["Git LFS pointer"]),
     ("model.onnx", HTML, ["web page"]),
     ("model.keras", XML, ["XML document"]),
-    ("model.onnx", PICKLE, ["named like a onnx model", "a pickle", ".pkl"]),
+    ("model.onnx", PICKLE, ["named like an onnx model", "a pickle", ".pkl"]),
     ("model.pkl", ONNX, ["ONNX", ".onnx"]),
     ("model.joblib", SKOPS, ["a skops file", ".skops"]),
     ("model.joblib", zip_of("a/model.pkl"), ["a zip archive", "unpack"]),

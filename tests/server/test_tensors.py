@@ -62,6 +62,17 @@ def test_a_column_is_taken_flat_or_as_one_wide(spec, given, shape):
     assert signature.check({"x": f32(*given)}).arrays["x"].shape == shape
 
 
+def test_true_and_false_are_numbers_to_a_column_and_to_nothing_else():
+    def check(column):
+        signature = Signature("s", (TensorSpec("x", "FP64", (-1,), column=column),), (TensorSpec("y", "FP32", (-1,)),))
+        return signature.check({"x": Tensor.of(np.array([True, False]))}).arrays["x"]
+
+    assert check(column=True).dtype == np.float64
+    assert check(column=True).tolist() == [1, 0]
+    with pytest.raises(InvalidInput, match="'x' is BOOL, the model expects FP64"):
+        check(column=False)
+
+
 def texts(*values):
     array = np.empty(len(values), object)
     array[:] = values

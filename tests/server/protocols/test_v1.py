@@ -58,6 +58,13 @@ GOOD = [
         False,
     ),
     (
+        "a table's true and false",
+        TABLE,
+        {"instances": [{"age": True, "city": "x", "floor": 1}, {"age": False, "city": "y", "floor": 2}]},
+        {"age": [True, False], "city": [b"x", b"y"], "floor": [1, 2]},
+        False,
+    ),
+    (
         "a table's columns",
         TABLE,
         {"inputs": {"age": [3], "city": ["x"], "floor": [1.0]}},
