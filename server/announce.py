@@ -2,15 +2,15 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
-from server.example import curl
-from server.models import ModelHandle
 from server.settings import Settings
-from server.tensors import TensorSpec
+
+if TYPE_CHECKING:  # the parent of several workers says this too, and needs no numpy
+    from server.models import ModelHandle
 
 
 def _reachable(host: str) -> str:
@@ -20,44 +20,53 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def ready_line(settings: Settings, handle: ModelHandle, http_port: int, grpc_port: int) -> bytes:
-    """name, runtime, http, grpc, inputs, outputs as one line of JSON."""
-    host, signature = _reachable(settings.host), handle.signature
-    return orjson.dumps(
-        {
-            "name": handle.name,
-            "runtime": handle.runtime.platform.split("_")[0],
-            "platform": handle.runtime.platform,
-            "http": f"http://{host}:{http_port}{settings.root_path}",
-            "grpc": f"{host}:{grpc_port}" if grpc_port else None,
-            "inputs": [i.as_json() for i in signature.inputs],
-            "outputs": [o.as_json() for o in signature.outputs],
-            "warnings": list(handle.runtime.warnings),
-        },
-        option=orjson.OPT_APPEND_NEWLINE,
-    )
-
-
-def page(settings: Settings, handle: ModelHandle, http_port: int, grpc_port: int) -> str:
-    """The same for a person: what goes in, what comes out, and a request to paste."""
+def facts(
+    settings: Settings, handle: "ModelHandle", http_port: int, grpc_port: int, curl: "Callable[[ModelHandle, str], str]"
+) -> dict[str, Any]:
+    """What a program is told; `curl` makes a request to paste, and is null for a model that declares no inputs."""
     host, signature = _reachable(settings.host), handle.signature
     address = f"http://{host}:{http_port}{settings.root_path}"
-    lines = [f"\n  {handle.name} is ready ({handle.runtime.platform})\n"]
-    lines += _table("inputs", signature.inputs) + _table("outputs", signature.outputs, signature.defaults)
-    lines += [f"  HTTP     {address}" + (f"   docs {address}/docs" if settings.enable_docs_url else "")]
-    lines += [f"  gRPC     {host}:{grpc_port}"] if grpc_port else []
-    lines += ["", "  Try it:", "", f"  {curl(handle, address)}", "", "  Ctrl-C stops it.", ""]
-    return "\n".join(lines)
+    return {
+        "name": handle.name,
+        "runtime": handle.runtime.platform.split("_")[0],
+        "platform": handle.runtime.platform,
+        "http": address,
+        "grpc": f"{host}:{grpc_port}" if grpc_port else None,
+        "docs": f"{address}/docs" if settings.enable_docs_url else None,
+        "inputs": [i.as_json() for i in signature.inputs],
+        "outputs": [o.as_json() for o in signature.outputs],
+        "default_outputs": list(signature.defaults),
+        "curl": curl(handle, address) if signature.inputs else None,
+        "warnings": list(handle.runtime.warnings),
+    }
 
 
-def _table(title: str, specs: Sequence[TensorSpec], defaults: Sequence[str] = ()) -> list[str]:
-    width = max((len(s.name) for s in specs), default=0)
+def ready_line(told: dict[str, Any]) -> bytes:
+    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def page(told: dict[str, Any], workers: int = 1) -> bytes:
+    """The same for a person: what goes in, what comes out, and a request to paste."""
+    by = f", {workers} workers" if workers > 1 else ""
+    lines = ["", f"  {told['name']} is ready ({told['platform']}{by})", ""]
+    lines += _table("inputs", told["inputs"]) + _table("outputs", told["outputs"], told["default_outputs"])
+    lines += [f"  HTTP     {told['http']}" + (f"   docs {told['docs']}" if told["docs"] else "")]
+    lines += [f"  gRPC     {told['grpc']}"] if told["grpc"] else []
+    if told["curl"]:
+        lines += ["", "  Try it:", "", f"  {told['curl']}"]
+    else:
+        lines += ["", "  The class declares no `inputs`, so there is no request to show; it takes tensors of any name."]
+    return "\n".join([*lines, "", "  Ctrl-C stops it.", "", ""]).encode()
+
+
+def _table(title: str, specs: Sequence[dict[str, Any]], defaults: Sequence[str] = ()) -> list[str]:
+    width = max((len(s["name"]) for s in specs), default=0)
     rows = []
     for at, spec in enumerate(specs):
-        asked = "   when asked for" if defaults and spec.name not in defaults else ""
-        shape = f"[{', '.join('rows' if i == 0 and n == -1 else str(n) for i, n in enumerate(spec.shape))}]"
-        rows.append(f"  {title if not at else '':8} {spec.name:{width}}  {spec.datatype} {shape}{asked}")
-    return [*rows, ""]
+        asked = "   when asked for" if defaults and spec["name"] not in defaults else ""
+        shape = f"[{', '.join('rows' if i == 0 and n == -1 else str(n) for i, n in enumerate(spec['shape']))}]"
+        rows.append(f"  {title if not at else '':8} {spec['name']:{width}}  {spec['datatype']} {shape}{asked}")
+    return [*rows, ""] if rows else []
 
 
 def own_stdout() -> BinaryIO:
@@ -68,9 +77,8 @@ def own_stdout() -> BinaryIO:
     return os.fdopen(stdout, "wb")
 
 
-def ready(out: BinaryIO, settings: Settings, handle: ModelHandle, http_port: int, grpc_port: int) -> None:
-    if settings.output == "json":
-        out.write(ready_line(settings, handle, http_port, grpc_port))
-    elif settings.output == "text":
-        out.write(page(settings, handle, http_port, grpc_port).encode() + b"\n")
+def ready(out: BinaryIO, output: str, told: dict[str, Any], workers: int = 1) -> None:
+    """Write it in the form that was asked for."""
+    if output != "none":
+        out.write(ready_line(told) if output == "json" else page(told, workers))
     out.flush()

@@ -17,6 +17,7 @@ import uvloop
 
 from server import announce, storage
 from server.errors import ModelLoadError
+from server.example import curl
 from server.grpc_api import GrpcEdge
 from server.http_api import Edge
 from server.http_fast import FastProtocol
@@ -87,6 +88,7 @@ class Predictor:
             if not settings.listen_when_ready:
                 await self._listen()
             loading = asyncio.create_task(self._load())
+            watching = asyncio.create_task(self._watch())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({loading, stopping, *self._serving}, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
@@ -100,10 +102,9 @@ class Predictor:
             if settings.listen_when_ready:
                 await self._listen()
             try:
-                announce.ready(out, settings, version.handle, *self._ports)
+                announce.ready(out, settings.output, announce.facts(settings, version.handle, *self._ports, curl))
             except OSError as error:
                 return fail(f"can't say on stdout that the model is ready: {error.strerror}")
-            watching = asyncio.create_task(self._watch_loop())
             await stop.wait()
             watching.cancel()
             await self._drain(stop)
@@ -167,13 +168,20 @@ class Predictor:
         except Exception:
             log.exception("closing the model failed")
 
-    async def _watch_loop(self, every: float = 1.0) -> None:
-        """How late the event loop wakes up: what a request waits before anyone looks at it."""
-        loop = asyncio.get_running_loop()
+    async def _watch(self, every: float = 1.0) -> None:
+        """How late the event loop wakes up: what a request waits before anyone looks at it.
+
+        And whether a worker still has its parent: without one nobody would ever stop it, or give its ports back.
+        """
+        loop, parent = asyncio.get_running_loop(), os.getppid()
         while True:
             due = loop.time() + every
             await asyncio.sleep(every)
             self.metrics.loop_lag.set(max(0.0, loop.time() - due))
+            if self.settings.metrics_dir and os.getppid() != parent:
+                parent = os.getppid()
+                log.warning("the process that started this worker has gone")
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Stop:

@@ -57,7 +57,7 @@ def report(settings: Settings) -> dict[str, Any]:
 def _latencies(runtime: Runtime) -> tuple[dict[str, float], list[str]]:
     """Milliseconds by rows (the best of three after one to warm up), and what went wrong on the way."""
     signature = runtime.signatures[0]
-    if runtime.is_async:
+    if runtime.is_async or not signature.inputs:
         return {}, []
     latencies: dict[str, float] = {}
     try:

@@ -189,6 +189,8 @@ def prepare(found: ModelFile, options: LoadOptions) -> Prepared:
     signature = runtime.signatures[0]
     if runtime.is_async:
         return Prepared(runtime, Cost(0.01, 0.0), "the model's predict is a coroutine")
+    if not signature.inputs:
+        return Prepared(runtime, Cost(0.01, 0.0), "the model declares no inputs")
     outputs = signature.defaults
 
     def probe(rows: int) -> Mapping[str, Array]:

@@ -18,6 +18,7 @@ from typing import IO, Any
 import orjson
 from prometheus_client.multiprocess import mark_process_dead
 
+from server import announce
 from server.errors import ModelLoadError
 from server.log import fail, write_all
 from server.settings import Settings, inherited, to_flags
@@ -170,13 +171,8 @@ class Workers:
 
     def _announce(self, line: bytes) -> bool:
         """Say on stdout what a worker has said; False where nobody can hear it."""
-        if self._settings.output == "text":
-            told = orjson.loads(line)
-            line = f"\n  {told['name']} is ready: {len(self._workers)} workers on {told['http']} and {told['grpc']}\n\n".encode()
         try:
-            if self._settings.output != "none":
-                sys.stdout.buffer.write(line)
-                sys.stdout.flush()
+            announce.ready(sys.stdout.buffer, self._settings.output, orjson.loads(line), len(self._workers))
         except OSError as error:
             fail(f"can't say on stdout that the model is ready: {error.strerror}")
             return False

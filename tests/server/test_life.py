@@ -247,12 +247,16 @@ def test_files_in_the_working_directory_shadow_nothing(serve, models, wire, tmp_
 
 def test_stdout_holds_the_ready_line_and_nothing_else(serve, models, wire):
     with serve(f"{models}/sums.py:Sums") as server:
+        curl = server.info.pop("curl")
+        assert f"{server.http}/v2/models/sums/infer" in curl
         assert server.info == {
             "name": "sums",
             "runtime": "python",
             "platform": "python_class",
             "http": server.http,
             "grpc": server.grpc,
+            "docs": f"{server.http}/docs",
+            "default_outputs": ["total"],
             "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}],
             "outputs": [{"name": "total", "datatype": "FP64", "shape": [-1]}],
             "warnings": [],
@@ -264,8 +268,9 @@ def test_stdout_holds_the_ready_line_and_nothing_else(serve, models, wire):
         assert server.process.stdout.read() == ""
 
 
-def test_the_page_for_people_has_a_command_that_works_when_pasted(models):
-    with launched("--model_dir", f"{models}/sums.py:Sums", "--output=text") as server:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_page_for_people_has_a_command_that_works_when_pasted(models, workers):
+    with launched("--model_dir", f"{models}/sums.py:Sums", "--output=text", "--workers", workers) as server:
         page = []
         while "Ctrl-C" not in (page[-1] if page else ""):
             page.append(server.process.stdout.readline())

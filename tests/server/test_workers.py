@@ -82,3 +82,12 @@ def test_a_stop_signal_reaches_all_workers(serve):
         workers = children(server.process.pid)
         assert server.stop() == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_workers_end_with_the_process_that_started_them(serve):
+    with serve(EXAMPLE, "--workers", "2") as server:
+        workers = [os.pidfd_open(pid) for pid in children(server.process.pid)]
+        server.process.kill()
+        for worker in workers:
+            assert select.select([worker], [], [], 30)[0]
+            os.close(worker)
