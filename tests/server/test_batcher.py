@@ -53,7 +53,13 @@ class Model:
 
     def __call__(self, signature, inputs, outputs, parameters):
         self.calls.append(
-            {"rows": len(inputs["x"]), "outputs": outputs, "parameters": dict(parameters), "dtype": inputs["x"].dtype}
+            {
+                "rows": len(inputs["x"]),
+                "width": inputs["x"].shape[-1],
+                "outputs": outputs,
+                "parameters": dict(parameters),
+                "dtype": inputs["x"].dtype,
+            }
         )
         self.entered.set()
         assert self.gate.wait(10)
@@ -235,6 +241,32 @@ def test_8_a_cancelled_caller_gives_its_place_in_the_queue_back_at_once(pool):
     asyncio.run(main())
 
 
+def test_8_a_caller_who_goes_while_the_batch_runs_leaves_the_others_their_answers(pool):
+    async def main():
+        running, go_on = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def held(x):
+            if len(x) > 1:
+                loop.call_soon_threadsafe(running.set)
+                assert go_on.wait(10)
+            return x.sum(axis=1)
+
+        model = Model(held)
+        batcher = make(model, pool)
+        filler = await busy(batcher, model)
+        batch = [batcher.submit(job(rows(float(n)))) for n in range(3)]
+        model.gate.set()
+        await asyncio.wait_for(running.wait(), 10)
+        batch[0].cancel()
+        go_on.set()
+        await settle(filler, *batch)
+        assert [f.result().outputs["y"].tolist() for f in batch[1:]] == [[2.0], [4.0]]
+        assert [c["rows"] for c in model.calls] == [1, 3]
+
+    asyncio.run(main())
+
+
 def test_9_each_request_has_its_own_deadline_and_the_batch_none(pool):
     async def main():
         model = Model()
@@ -245,11 +277,24 @@ def test_9_each_request_has_its_own_deadline_and_the_batch_none(pool):
         later = batcher.submit(job(rows(2.0)))
         (expired,) = await settle(soon)
         assert isinstance(expired, DeadlineExceeded)
+        assert not filler.done()
         model.gate.set()
         await settle(filler, later)
         assert later.result().outputs["y"].tolist() == [4.0]
         # what was no longer wanted was not computed
         assert sum(c["rows"] for c in model.calls) == 2
+
+    asyncio.run(main())
+
+
+def test_9_a_request_whose_time_would_be_over_before_its_answer_is_not_run(pool):
+    async def main():
+        model = Model()
+        batcher = make(model, pool, cost=Cost(100.0, 0.0))
+        late = batcher.submit(job(rows(1.0), deadline=asyncio.get_running_loop().time() + 5))
+        (expired,) = await settle(late)
+        assert isinstance(expired, DeadlineExceeded)
+        assert model.calls == []
 
     asyncio.run(main())
 
@@ -380,6 +425,21 @@ def test_15_alternating_shapes_are_joined_shape_by_shape(pool):
         model.gate.set()
         await settle(filler, *futures)
         assert [c["rows"] for c in model.calls] == [1, 5, 5]
+
+    asyncio.run(main())
+
+
+def test_15_a_shape_that_is_always_asked_for_leaves_the_others_their_turns(pool):
+    async def main():
+        model = Model()
+        batcher = make(model, pool, rows=2)
+        filler = await busy(batcher, model)
+        many = [batcher.submit(job(rows(float(n)))) for n in range(8)]
+        one = batcher.submit(job(rows(1.0, width=3)))
+        model.gate.set()
+        await settle(filler, one, *many)
+        widths = [c["width"] for c in model.calls]
+        assert widths == [2, 2, 3, 2, 2, 2]
 
     asyncio.run(main())
 
