@@ -278,5 +278,9 @@ def plain(array: np.ndarray) -> list:
 
 
 def test_every_example_has_a_case():
-    models = {p.name for p in EXAMPLES.iterdir() if p.name not in ("make", "manifests", "python", "README.md") and p.suffix != ".weights"}
+    models = {
+        p.name
+        for p in EXAMPLES.iterdir()
+        if p.name not in ("make", "manifests", "python", "README.md") and p.suffix != ".weights"
+    }
     assert models <= {c.model for c in CASES}
