@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deployer import names
@@ -22,7 +23,7 @@ from deployer.plan import RevisionPlan
 
 log = logging.getLogger(__name__)
 # Seconds: what a model may take to load, and between two looks.
-LOAD_SECONDS, BUSY_TICK, IDLE_TICK, PROBE_EVERY = 900.0, 0.05, 0.25, 2.0
+LOAD_SECONDS, BUSY_TICK, IDLE_TICK, TEND_EVERY = 900.0, 0.05, 0.25, 2.0
 # Seconds before a process that ended is started again: at once the first time after it was ready, then doubling.
 FIRST_PAUSE, LONGEST_PAUSE, SETTLED = 1.0, 300.0, 60.0
 
@@ -46,7 +47,7 @@ class Replicas:
         self._jobs: dict[tuple[str, str], Job] = {}
         self._failures: dict[tuple[str, str], Failure] = {}
         self._wanted: dict[tuple[str, str], int] = {}
-        self._probed: dict[int, float] = {}
+        self._tended: dict[Path, float] = {}
         self._changed: Callable[[str], None] = lambda key: None
         self._wake = threading.Event()
         self._closed = False
@@ -204,20 +205,23 @@ class Replicas:
         return True
 
     def _look_after(self, replica: Replica, now: float) -> None:
-        if now - self._probed.get(id(replica), 0.0) < PROBE_EVERY or replica.process is None:
+        self._watch_memory(replica)
+        if now - self._tended.get(replica.log(self._home), 0.0) < TEND_EVERY:
             return
-        self._probed[id(replica)] = now
+        self._tended[replica.log(self._home)] = now
         rotate(replica.log(self._home))
         if replica.failures and now - replica.since > SETTLED:
             replica.failures = 0
-        key = names.key(replica.namespace, replica.service)
-        job = self._jobs.get((key, replica.revision))
+
+    def _watch_memory(self, replica: Replica) -> None:
+        job = self._jobs.get((names.key(replica.namespace, replica.service), replica.revision))
         limit = job.template["memory"] if job else None
-        if limit and replica.process.resident_bytes() > limit:
-            text = f"a replica held {replica.process.resident_bytes() >> 20} MiB, its limit is {limit >> 20} MiB"
-            self._fail(replica, "OOMKilled", f"{text}; raise spec.predictor.model.resources.limits.memory", -signal.SIGKILL)
-            replica.ended_by_us = True
-            replica.process.signal(signal.SIGKILL)
+        if replica.process is None or not limit or (held := replica.process.resident_bytes()) <= limit:
+            return
+        text = f"a replica held {held >> 20} MiB, its limit is {limit >> 20} MiB"
+        self._fail(replica, "OOMKilled", f"{text}; raise spec.predictor.model.resources.limits.memory", -signal.SIGKILL)
+        replica.ended_by_us = True
+        replica.process.signal(signal.SIGKILL)
 
     def _ended(self, replica: Replica, now: float) -> None:
         assert replica.process is not None
@@ -262,7 +266,8 @@ def _why(replica: Replica, code: int | None, words: str) -> tuple[str, str]:
     times = f" ({replica.failures + 1} times now)" if replica.failures else ""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return ("CrashLoop" if replica.failures > 1 else "Crashed"), f"the predictor was ended by {name}{times}"
+        cause = "; the kernel does that where memory runs out" if -code == signal.SIGKILL else ""
+        return ("CrashLoop" if replica.failures > 1 else "Crashed"), f"the predictor was ended by {name}{times}{cause}"
     if not replica.is_ready and words:
         return "ModelLoadFailed", words
     return ("CrashLoop" if replica.failures > 1 else "Crashed"), f"the predictor ended{times}: {words or f'exit code {code}'}"

@@ -1,0 +1,127 @@
+"""What goes wrong on a machine: full disks, taken ports, dead state, models that eat memory.  Each is told, none is for good."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+import yaml
+
+from tests.local.conftest import Platform, until
+from tests.local.test_platform import ask, condition, of
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A platform of this test alone, not started yet."""
+    made = Platform(tmp_path / "home")
+    made.home.mkdir()
+    yield made
+    made.serve("platform", "down")
+    until(lambda: not made.left(), 10)
+
+
+def test_a_taken_port_is_told_with_who_has_it_and_all_goes_on_once_it_is_free(own, models):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (own.home / "platform.json").write_text(json.dumps({"port": port}))
+        done = own.serve("deploy", models[1], "--name", "m", code=1)
+        for word in (f"127.0.0.1:{port}", f"pid {os.getpid()}", "serve platform up --port"):
+            assert word in done.stderr
+        assert "Traceback" not in done.stderr
+    assert own.object("deploy", models[1], "--name", "m")["status"]["url"].startswith(f"http://127.0.0.1:{port}/")
+
+
+def test_what_a_dead_run_left_hinders_nothing_and_a_foreign_process_is_not_touched(own, models):
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        (own.home / "processes" / "default").mkdir(parents=True)
+        record = {"pid": stranger.pid, "started": 1, "http_port": 20001, "grpc_port": 20002, "was_ready": True}
+        record |= {"namespace": "default", "service": "gone", "revision": "gone-predictor-00001", "slot": 0}
+        (own.home / "processes" / "default" / "gone-predictor-00001.0.json").write_text(json.dumps(record))
+        (own.home / "processes" / "envoy.json").write_text(json.dumps({"pid": stranger.pid, "started": 1}))
+        (own.home / "supervisor.json").write_text(json.dumps({"pid": stranger.pid}))
+        (own.home / "supervisor.sock").write_text("not a socket")
+        (own.home / "services" / "default").mkdir(parents=True)
+        (own.home / "services" / "default" / "half.json").write_text('{"object": {"meta')
+        assert condition(own.object("deploy", models[1], "--name", "m"))["status"] == "True"
+        assert stranger.poll() is None
+        stranger.kill()
+    assert [p["service"] for p in own.processes()] == ["m"]
+
+
+def test_services_start_again_after_everything_was_ended(own, models):
+    url = own.object("deploy", models[2], "--name", "m", "--min-replicas", 2)["status"]["url"]
+    own.serve("platform", "down")
+    assert own.left() == []
+    assert own.object("get", "m")["status"]["url"] == url
+    until(lambda: sum(p["ready"] for p in of(own, "m")) == 2)
+    until(lambda: condition(own.object("get", "m"))["status"] == "True", 10)
+    assert ask(url, "m") == (200, 2)
+
+
+def test_all_is_found_again_when_supervisor_and_envoy_and_predictor_die_at_once(own, models):
+    url = own.object("deploy", models[2], "--name", "m")["status"]["url"]
+    for pid in (own.supervisor(), own.envoy(), own.processes()[0]["pid"]):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: condition(own.object("get", "m"))["status"] == "True" and ask(url, "m") == (200, 2))
+
+
+def test_a_model_over_its_memory_limit_is_ended_and_told_and_another_service_serves_on(own, models, tmp_path):
+    other = own.object("deploy", models[1], "--name", "other")["status"]["url"]
+    code = "class M:\n    def predict(self, inputs):\n        self.kept = [bytearray(b'x') * (600 << 20)]\n        import time; time.sleep(5)\n        return {'y': inputs['x']}\n"
+    (tmp_path / "hungry").mkdir()
+    (tmp_path / "hungry" / "model.py").write_text(code)
+    model = {
+        "modelFormat": {"name": "python"},
+        "storageUri": f"{tmp_path}/hungry/model.py",
+        "resources": {"limits": {"memory": "400Mi"}},
+    }
+    manifest = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "hungry"}}
+    (tmp_path / "hungry.yaml").write_text(yaml.safe_dump(manifest | {"spec": {"predictor": {"model": model, "timeout": 3}}}))
+    url = own.object("apply", "-f", tmp_path / "hungry.yaml", "--wait")["status"]["address"]["url"]
+    body = '{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
+    asking = subprocess.Popen(["curl", "-s", f"{url}/v2/models/hungry/infer", "-d", body], stdout=subprocess.DEVNULL)
+    log = own.home / "logs" / "supervisor.log"
+    until(lambda: "OOMKilled: a replica held" in log.read_text(), 20)
+    assert ask(other, "other") == (200, 1)
+    asking.wait(60)
+    until(lambda: condition(own.object("get", "hungry"))["status"] == "True", 60)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MB for a state directory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system can only be mounted by root; CI does")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_told_the_old_revision_serves_on_and_it_goes_on_when_there_is_room(small_disk, models):
+    own = Platform(small_disk)
+    try:
+        url = own.object("deploy", models[1], "--name", "m")["status"]["url"]
+        filler = small_disk / "filler"
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(b"x" * 65536)
+                    file.flush()
+            except OSError:
+                pass
+        done = own.serve("deploy", models[2], "--name", "m", code=1)
+        assert "DiskFull" in done.stderr or "No space left" in done.stderr
+        assert ask(url, "m") == (200, 1)
+        filler.unlink()
+        own.object("deploy", models[2], "--name", "m")
+        assert ask(url, "m") == (200, 2)
+    finally:
+        own.serve("platform", "down")
+        until(lambda: not own.left(), 10)
