@@ -51,7 +51,7 @@ def deploy(old: Mapping[str, Any] | None, namespace: str, name: str, wish: Wish)
 
 def promote(old: Mapping[str, Any], canary: str | None = None) -> dict[str, Any]:
     """Everything to the candidate: Conflict where there is none, or where several are and none is named."""
-    service = parse(dict(old))
+    service = parse(dict(old), formats=None)
     predictor, canaries = service.spec.predictor, service.spec.canary
     if not canaries:
         if predictor.canary_traffic_percent is None:

@@ -12,6 +12,7 @@ from deployer import spec, status
 from deployer.errors import SpecError
 from deployer.plan import plan
 from deployer.platform import Platform
+from deployer.runtimes import formats_of
 from deployer.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -58,14 +59,14 @@ def reconcile(platform: Platform, key: str) -> bool:
     if raw is None:
         platform.delete(key)
         return False
+    installed = platform.runtimes(key.partition("/")[0])
     try:
-        service = spec.parse(raw)
+        service = spec.parse(raw, formats=formats_of(installed))
     except SpecError as error:
         # what serves goes on serving; only the user can mend this
         platform.report(key, _rejected(raw, error))
         return True
-    runtimes = platform.runtimes(service.metadata.namespace)
-    planned = plan(service, platform.observe(key), runtimes)
+    planned = plan(service, platform.observe(key), installed, platform.refuses)
     platform.apply(key, planned)
     platform.report(key, status.derive(service, planned, platform.observe(key), raw.get("status") or {}, time.time()))
     return True

@@ -7,7 +7,7 @@ the plan and not an exception: whatever serves already goes on serving.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,10 @@ from deployer.runtimes import ServingRuntime
 from deployer.spec import MIRROR_PERCENT, ROUTE_HEADER, STOP, TRUST_PICKLE, InferenceService, Predictor, quantity
 
 DEFAULT_TIMEOUT = 60.0
+
+
+# Of a container, as Kubernetes has it: why a platform can't run it, and what to do; "" where it can.
+Refusal = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
@@ -93,24 +97,32 @@ class Wanted:
     problem: Problem | None = None
 
 
-def plan(service: InferenceService, observed: Observed, namespaced: Sequence[ServingRuntime] = ()) -> Plan:
+def plan(
+    service: InferenceService,
+    observed: Observed,
+    installed: Sequence[ServingRuntime] = (),
+    refuses: Refusal = lambda container: "",
+) -> Plan:
+    """`installed` are the runtimes of users; `refuses` is the platform's word on a container."""
     meta, spec = service.metadata, service.spec
     here = Plan(meta.namespace, meta.name, history=observed.history, timeout=float(spec.predictor.timeout or DEFAULT_TIMEOUT))
     if meta.annotations.get(STOP) == "true":
         return Plan(meta.namespace, meta.name, history=observed.history, timeout=here.timeout, stopped=True)
-    main = want(service, spec.predictor, observed, namespaced)
-    canaries = [
-        (c.predictor.name or "", c.traffic_percent, want(service, c.predictor, observed, namespaced)) for c in spec.canary
-    ]
+
+    def wanted(predictor: Predictor) -> Wanted:
+        return want(service, predictor, observed, installed, refuses)
+
+    main = wanted(spec.predictor)
+    canaries = [(c.predictor.name or "", c.traffic_percent, wanted(c.predictor)) for c in spec.canary]
     book = _Book(meta.name, observed.revisions)
     latest = book.name(main)
-    asked = [(name, book.name(wanted), percent) for name, percent, wanted in canaries]
+    asked = [(name, book.name(one), percent) for name, percent, one in canaries]
     ask = rollout.Ask(latest, spec.predictor.canary_traffic_percent, tuple(rollout.Candidate(*a) for a in asked))
     sizes = _sizes(service, latest, asked, observed.history)
     step = rollout.step(ask, observed.history, _ready(observed, sizes), observed.weights)
     tags = {revision: name for name, revision, _ in asked} | ({latest: "latest"} if latest else {})
     traffic = tuple(Target(revision, percent, tags.get(revision, "prev")) for revision, percent in step.traffic)
-    everything = [main, *(wanted for _, _, wanted in canaries)]
+    everything = [main, *(one for _, _, one in canaries)]
     candidate = next((t.revision for t in reversed(traffic) if len(traffic) > 1), "")
     return Plan(
         meta.namespace,
@@ -128,15 +140,21 @@ def plan(service: InferenceService, observed: Observed, namespaced: Sequence[Ser
 
 
 def want(
-    service: InferenceService, predictor: Predictor, observed: Observed, namespaced: Sequence[ServingRuntime] = ()
+    service: InferenceService,
+    predictor: Predictor,
+    observed: Observed,
+    installed: Sequence[ServingRuntime],
+    refuses: Refusal,
 ) -> Wanted:
     """The template of `predictor`: whatever of it would change the process that serves, and nothing else."""
     if predictor.model is None:
-        text = "a predictor of containers needs a container engine; on this platform give it a model, or use a cluster"
+        merged = runtimes.merge(None, service, predictor)
+        text = refuses(merged.container) or "a predictor without a model can't be run yet; give it a model"
         return Wanted(None, problem=Problem("InvalidPredictorSpec", text, final=True))
     uri = predictor.model.storage_uri or ""
     try:
-        runtime = runtimes.select(predictor, namespaced, runtimes.BUILTIN)
+        here = [one for one in installed if one.kind == "ServingRuntime"]
+        runtime = runtimes.select(predictor, here, (*(one for one in installed if one not in here), *runtimes.BUILTIN))
     except NoRuntime as error:
         return Wanted(None, problem=Problem(error.reason, str(error), final=True))
     if not uri:
@@ -151,6 +169,8 @@ def want(
         merged = runtimes.merge(runtime, service, predictor)
     except SpecError as error:
         return Wanted(None, problem=Problem("InvalidPredictorSpec", str(error), final=True))
+    if why := refuses(merged.container):
+        return Wanted(None, problem=Problem("InvalidPredictorSpec", why, final=True))
     template = {
         "runtime": runtime.name,
         "format": predictor.model.model_format.name,

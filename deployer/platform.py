@@ -1,6 +1,6 @@
 """What the controller asks of a shell.  `deployer/local` and `deployer/kubernetes` each are one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from deployer.observed import Observed
@@ -18,7 +18,10 @@ class Platform(Protocol):
         """The object as it was applied, with `metadata` and the status written last; None where it is gone."""
 
     def runtimes(self, namespace: str) -> Sequence[ServingRuntime]:
-        """What a namespace has of its own."""
+        """What users installed for a namespace, and for all."""
+
+    def refuses(self, container: Mapping[str, Any]) -> str:
+        """Why this platform can't run a container, and what to do; "" where it can."""
 
     def observe(self, key: str) -> Observed: ...
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from deployer.cli import platform, run, services
+from deployer.cli import changing, looking, platform, run
 from deployer.cli.output import ended
 
 app = typer.Typer(
@@ -21,16 +21,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SERVICES: tuple[Callable[..., None], ...] = (
-    services.deploy,
-    services.apply,
-    services.get,
-    services.status,
-    services.predict,
-    services.logs,
-    services.promote,
-    services.rollback,
-    services.delete,
-    services.render,
+    changing.deploy,
+    changing.apply,
+    looking.get,
+    looking.status,
+    looking.predict,
+    looking.logs,
+    changing.promote,
+    changing.rollback,
+    changing.delete,
+    looking.render,
 )
 ONE_MODEL: tuple[Callable[..., None], ...] = (run.run, run.check)
 for panel, commands in (("Services", SERVICES), ("One model", ONE_MODEL)):

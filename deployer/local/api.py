@@ -5,6 +5,7 @@ PUT    …/namespaces/NS/inferenceservices/NAME       the object, as `serve appl
 PUT    …/namespaces/NS/inferenceservices/NAME/content/C   the same; C: which content its models' URIs stand for
 DELETE …/namespaces/NS/inferenceservices/NAME
 GET    …/namespaces/NS/inferenceservices/NAME/revisions
+GET    /runtimes/NS     the runtimes that users installed there and for all; PUT installs one
 GET    /platform       what runs;    POST /platform/down     ends it all
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ROOT = "/apis/serving.kserve.io/v1beta1"
+RUNTIMES = "/runtimes"
 LARGEST = 4 << 20
 STATUS = {NotFound: 404, SpecError: 422, Conflict: 409}
 
@@ -78,6 +80,9 @@ class _Request(BaseHTTPRequestHandler):
             self.server.supervisor.end_all = True
             self.server.supervisor.stop.set()
             return self.server.supervisor.described()
+        if path.startswith(f"{RUNTIMES}/"):
+            here = path.removeprefix(f"{RUNTIMES}/")
+            return platform.install(json.loads(body)) if verb == "PUT" else {"items": platform.installed(here)}
         parts = path.removeprefix(ROOT).strip("/").split("/")
         if not path.startswith(ROOT) or "inferenceservices" not in parts:
             raise NotFound(f"there is nothing at {path}")

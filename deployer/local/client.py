@@ -12,7 +12,7 @@ from typing import Any
 
 from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError
 from deployer.local import state
-from deployer.local.api import ROOT
+from deployer.local.api import ROOT, RUNTIMES
 
 START_SECONDS = 30.0
 
@@ -52,6 +52,13 @@ class LocalClient:
 
     def revisions(self, namespace: str, name: str) -> list[dict[str, Any]]:
         return list(self._ask("GET", _path(namespace, name) + "/revisions")["items"])
+
+    def install(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """A ServingRuntime or ClusterServingRuntime."""
+        return self._ask("PUT", f"{RUNTIMES}/{raw['metadata'].get('namespace', 'default')}", raw)
+
+    def runtimes(self, namespace: str) -> list[dict[str, Any]]:
+        return list(self._ask("GET", f"{RUNTIMES}/{namespace}")["items"])
 
     def runs(self, namespace: str, name: str) -> bool:
         """Whether processes of a service are left, also of a deleted one."""

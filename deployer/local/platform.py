@@ -10,12 +10,12 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from deployer import names, spec
 from deployer.errors import NotFound
-from deployer.local import state
+from deployer.local import process, state
 from deployer.local.cache import Cache, FetchError
 from deployer.local.envoy import Backend, Endpoint, HeaderRoute, Mirror, ServiceRoutes
 from deployer.local.proxy import Proxy
@@ -23,11 +23,13 @@ from deployer.local.replica import Ports
 from deployer.local.replicas import Replicas
 from deployer.observed import Failure, History, ModelSeen, Observed, RevisionSeen
 from deployer.plan import Plan
-from deployer.runtimes import ServingRuntime, parse_runtime
+from deployer.runtimes import ServingRuntime, check_conflicts, formats_of, parse_runtime
 from deployer.status import timestamp
 
 log = logging.getLogger(__name__)
 KEPT_REVISIONS = 10
+# Where ClusterServingRuntimes are kept: no namespace is called so.
+EVERYWHERE = "_"
 FIRST_FETCH_PAUSE, LONGEST_FETCH_PAUSE = 2.0, 300.0
 
 
@@ -57,14 +59,34 @@ class LocalPlatform:
 
     # what users ask for
 
+    def install(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """A ServingRuntime or ClusterServingRuntime: the services that it may be for are planned anew."""
+        runtime = parse_runtime(raw)
+        namespace = runtime.metadata.namespace
+        check_conflicts(runtime, self.runtimes(namespace))
+        folder = namespace if runtime.kind == "ServingRuntime" else EVERYWHERE
+        state.write(self._home.root / "runtimes" / folder / f"{runtime.name}.json", raw)
+        with self._lock:
+            keys = list(self._records)
+        for key in keys:
+            self._changed(key)
+        return raw
+
+    def installed(self, namespace: str) -> list[dict[str, Any]]:
+        folders = [self._home.root / "runtimes" / name for name in (namespace, EVERYWHERE)]
+        found = (state.read(file) for folder in folders for file in sorted(folder.glob("*.json")))
+        return [document for document in found if document]
+
     def put(self, raw: dict[str, Any], content: str = "") -> dict[str, Any]:
         """Apply an object: made, or changed where its spec, labels or annotations differ; SpecError where it is wrong."""
-        service = spec.parse(raw)
+        meta = raw.get("metadata") if isinstance(raw, dict) else None
+        formats = formats_of(self.runtimes(str((meta or {}).get("namespace", "default"))))
+        service = spec.parse(raw, formats=formats)
         key = names.key(service.metadata.namespace, service.metadata.name)
         with self._lock:
             old = self._records.get(key)
             if old:
-                spec.check_update(spec.parse(old["object"]), service)
+                spec.check_update(spec.parse(old["object"], formats=None), service)
             record = old or {"port": self._ports.free(), "revisions": [], "models": {}, "history": {}, "weights": {}}
             record["object"] = _merged(old["object"] if old else None, service)
             record["object"]["status"].pop("observedGeneration", None)
@@ -132,8 +154,10 @@ class LocalPlatform:
             return copy.deepcopy(self._records[key]["object"]) if key in self._records else None
 
     def runtimes(self, namespace: str) -> Sequence[ServingRuntime]:
-        files = (self._home.root / "runtimes" / namespace).glob("*.json")
-        return [parse_runtime(document) for document in map(state.read, sorted(files)) if document]
+        return [parse_runtime(document) for document in self.installed(namespace)]
+
+    def refuses(self, container: Mapping[str, Any]) -> str:
+        return process.refuses(container)
 
     def observe(self, key: str) -> Observed:
         with self._lock:

@@ -29,12 +29,39 @@ def command(template: Mapping[str, Any], name: str, model: str, http_port: int, 
     """An argv list: no shell sees any of a spec's words."""
     settings = Settings.model_construct(
         **{field: info.default for field, info in Settings.model_fields.items()}
-        | {"model_name": name, "model_dir": model, "runtime": template["format"], "http_port": http_port, "grpc_port": grpc_port}
+        | {
+            "model_name": name,
+            "model_dir": model,
+            "runtime": _runtime(template["container"]["image"]),
+            "http_port": http_port,
+            "grpc_port": grpc_port,
+        }
         | {"trust_pickle": template["trustCode"], "timeout": template["timeout"], "drain_delay": DRAIN_SECONDS}
         | {"grace": GRACE_SECONDS, "log_format": "json"}
     )
     # -P: a server.py in the working directory is not ours
     return [sys.executable, "-P", "-m", "server", *to_flags(settings), *_own_flags(template["container"].get("args", ()))]
+
+
+# Images of the runtimes that come with this package; what is in one is installed here too.
+_OURS = "serveplane/"
+
+
+def refuses(container: Mapping[str, Any]) -> str:
+    """Why this machine can't run a container, and what to do; "" where it can."""
+    image = str(container.get("image", ""))
+    if image.startswith(_OURS) and not container.get("command"):
+        return ""
+    found = f"the command {container['command']!r}" if image.startswith(_OURS) else f"the image {image!r}"
+    return (
+        f"there are no containers on one machine, so {found} can't be run; use one of the runtimes that come with serve, "
+        "or deploy to a cluster"
+    )
+
+
+def _runtime(image: str) -> str:
+    """ "sklearn" of "serveplane/sklearn:0.1.0"."""
+    return image.removeprefix(_OURS).partition(":")[0].partition("@")[0]
 
 
 def _own_flags(args: Sequence[str]) -> list[str]:

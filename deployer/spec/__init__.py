@@ -80,11 +80,12 @@ __all__ = [
 ]
 
 
-def parse(raw: object, *, formats: Collection[str] = FORMATS) -> InferenceService:
+def parse(raw: object, *, formats: Collection[str] | None = FORMATS) -> InferenceService:
     """The service that an object describes, with KServe's defaults; SpecError with every mistake in it, and nothing else.
 
     `formats` are the model formats that may be named: where users have runtimes of their own, theirs too
-    (`runtimes.formats_of`).  The predictor of each canary is whole: what its entry leaves out is the stable one's.
+    (`runtimes.formats_of`), and None for any, of an object that was taken before.  The predictor of each canary is whole:
+    what its entry leaves out is the stable one's.
     """
     service, found = read_service(raw)
     known = {mistake.path for mistake in found.mistakes}

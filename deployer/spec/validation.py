@@ -23,8 +23,8 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz"))
 
 
-def check(service: InferenceService, formats: Collection[str] = FORMATS) -> Mistakes:
-    """Every mistake of a service whose fields could be read; `formats` are the model formats that there are."""
+def check(service: InferenceService, formats: Collection[str] | None = FORMATS) -> Mistakes:
+    """Every mistake of a service whose fields could be read; `formats` are the model formats that there are, None for any."""
     spec, annotations = service.spec, service.metadata.annotations
     yield from _metadata(service)
     yield from _everything("spec.predictor", spec.predictor, formats, annotations)
@@ -84,7 +84,7 @@ def _length(service: InferenceService) -> Mistakes:
             yield Mistake(path, f"is too long: {show(whole)} has {len(whole)} characters, and {MAX_LABEL} are allowed")
 
 
-def _predictor(path: str, predictor: Predictor, formats: Collection[str]) -> Mistakes:
+def _predictor(path: str, predictor: Predictor, formats: Collection[str] | None) -> Mistakes:
     if predictor.name is not None and not _NAME.fullmatch(predictor.name):
         yield Mistake(
             f"{path}.name", f"found {show(predictor.name)}, wanted small letters, digits and '-', beginning with a letter"
@@ -141,13 +141,13 @@ def _env(container: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [one for one in variables if isinstance(one, dict)] if isinstance(variables, list) else []
 
 
-def _model(path: str, model: Model, formats: Collection[str]) -> Mistakes:
+def _model(path: str, model: Model, formats: Collection[str] | None) -> Mistakes:
     name, uri = model.model_format.name, model.storage_uri
     told = format_of(uri) if uri else None
     if not name:
         hint = f"; the storageUri's ending says {told}" if told else f"; these are served: {', '.join(SERVED)}"
         yield Mistake(f"{path}.modelFormat.name", f"missing: say what kind of model it is{hint}")
-    elif name not in formats:
+    elif formats is not None and name not in formats:
         hint = did_you_mean(name, formats) or f"; known: {', '.join(formats)}"
         yield Mistake(
             f"{path}.modelFormat.name",
@@ -373,7 +373,7 @@ _ONLY_STABLE: Mapping[str, str] = {
 }
 
 
-def _canaries(service: InferenceService, formats: Collection[str]) -> Mistakes:
+def _canaries(service: InferenceService, formats: Collection[str] | None) -> Mistakes:
     stable, canaries = service.spec.predictor, service.spec.canary
     if not canaries:
         return
@@ -403,7 +403,7 @@ def _canaries(service: InferenceService, formats: Collection[str]) -> Mistakes:
 
 
 def _canary(
-    path: str, predictor: Predictor, stable: Predictor, formats: Collection[str], annotations: Mapping[str, str]
+    path: str, predictor: Predictor, stable: Predictor, formats: Collection[str] | None, annotations: Mapping[str, str]
 ) -> Mistakes:
     """The predictor is whole: mistakes in what it has from the stable one are that one's, and not told again."""
     given = predictor.model_fields_set
@@ -423,7 +423,7 @@ def _canary(
             yield mistake
 
 
-def _everything(path: str, predictor: Predictor, formats: Collection[str], annotations: Mapping[str, str]) -> Mistakes:
+def _everything(path: str, predictor: Predictor, formats: Collection[str] | None, annotations: Mapping[str, str]) -> Mistakes:
     yield from _predictor(path, predictor, formats)
     yield from _component(path, predictor, annotations)
 

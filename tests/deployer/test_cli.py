@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
@@ -106,3 +107,17 @@ def test_run_becomes_the_predictor_and_its_stdout_is_the_ready_line_alone(tmp_pa
 
 def test_the_version_is_one_word():
     assert serve("version").stdout.strip().count(".") == 2
+
+
+def test_every_example_manifest_is_rendered_with_what_would_run():
+    done = serve("render", "-f", EXAMPLES / "manifests")
+    assert done.returncode == 0, done.stderr
+    found = list(yaml.safe_load_all(done.stdout))
+    services = [
+        text for text in (p.read_text() for p in (EXAMPLES / "manifests").glob("*.yaml")) if "kind: InferenceService" in text
+    ]
+    assert len(found) >= len(services)
+    iris = next(one for one in found if one["object"]["metadata"]["name"] == "iris")
+    (command,) = iris["local"].values()
+    assert command[1:4] == ["-P", "-m", "server"]
+    assert any(one["plan"]["problems"] for one in found), "the manifest with containers of its own can't run here"

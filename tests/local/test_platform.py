@@ -283,3 +283,40 @@ def test_a_second_supervisor_gives_way(platform, pair):
     done = subprocess.run(command, env=platform.environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     assert "up already" in done.stderr
+
+
+RUNTIME = {
+    "apiVersion": "serving.kserve.io/v1alpha1",
+    "kind": "ServingRuntime",
+    "metadata": {"name": "mine"},
+    "spec": {
+        "supportedModelFormats": [{"name": "mine", "version": "1", "autoSelect": True, "priority": 1}],
+        "protocolVersions": ["v1", "v2"],
+        "containers": [{"name": "kserve-container", "image": "serveplane/sklearn:0.1.0", "args": ["--max_batch_size=7"]}],
+    },
+}
+
+
+def test_a_runtime_of_the_user_s_own_serves_a_format_of_its_own(platform, models, tmp_path):
+    model = {"modelFormat": {"name": "mine"}, "storageUri": str(models[3])}
+    service = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "custom"}}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump_all([RUNTIME, service | {"spec": {"predictor": {"model": model}}}]))
+    applied = platform.object("apply", "-f", tmp_path / "both.yaml", "--wait")
+    assert ask(applied["status"]["url"], "custom") == (200, 3)
+    (pid,) = (p["pid"] for p in of(platform, "custom"))
+    with open(f"/proc/{pid}/cmdline") as words:
+        assert "--max_batch_size=7" in words.read().split("\0")
+    foreign = json.loads(json.dumps(RUNTIME))
+    foreign["spec"]["containers"][0]["image"] = "example.com/other:1"
+    (tmp_path / "foreign.yaml").write_text(yaml.safe_dump(foreign))
+    platform.serve("apply", "-f", tmp_path / "foreign.yaml")
+    told = until(
+        lambda: (
+            condition(platform.object("get", "custom"))
+            if condition(platform.object("get", "custom"))["status"] == "False"
+            else None
+        )
+    )
+    assert "example.com/other:1" in told["message"]
+    assert ask(applied["status"]["url"], "custom") == (200, 3)
+    platform.serve("delete", "custom")

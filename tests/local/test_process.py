@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from deployer.local.process import command, environment
+from deployer.local.process import command, environment, refuses
 
 TEMPLATE = {
     "runtime": "kserve-sklearnserver",
@@ -13,7 +13,10 @@ TEMPLATE = {
     "digest": "sha256:1",
     "trustCode": True,
     "timeout": 60.0,
-    "container": {"args": ["--model_name=iris", "--model_dir=/mnt/models", "--http_port=8080"]},
+    "container": {
+        "image": "serveplane/sklearn:0.1.0",
+        "args": ["--model_name=iris", "--model_dir=/mnt/models", "--http_port=8080"],
+    },
 }
 
 
@@ -57,3 +60,17 @@ def test_the_environment_has_what_finds_libraries_and_what_the_spec_gives_and_no
     mine = {"PATH": "/bin", "HOME": "/h", "AWS_SECRET_ACCESS_KEY": "x", "SERVER_HOST": "0.0.0.0", "PYTHONPATH": "/evil"}
     given = template(env=[{"name": "A", "value": 1}, {"name": "B", "valueFrom": {"secretKeyRef": {}}}])
     assert environment(given, mine) == {"PATH": "/bin", "HOME": "/h", "A": "1"}
+
+
+@pytest.mark.parametrize(
+    ("container", "word"),
+    [
+        ({"image": "serveplane/onnx:0.1.0"}, ""),
+        ({"image": "example.com/server:1"}, "example.com/server:1"),
+        ({"image": "serveplane/onnx:0.1.0", "command": ["bash", "-c", "x"]}, "bash"),
+        ({}, "''"),
+    ],
+)
+def test_only_our_own_servers_can_be_run_without_containers(container, word):
+    told = refuses(container)
+    assert (word in told) if word else not told

@@ -1,0 +1,265 @@
+"""The verbs that change services: deploy, apply, promote, rollback, delete."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from deployer import changes, spec
+from deployer.cli import waiting
+from deployer.cli.options import (
+    Files,
+    Namespace,
+    Output,
+    Service,
+    TargetOption,
+    Timeout,
+    Wait,
+    Where,
+    client_for,
+    documents,
+    is_runtime,
+    placed,
+)
+from deployer.cli.output import Form, condition, errors, give_up, say, show
+from deployer.errors import NotFound, SpecError
+from deployer.local.client import LocalClient
+from deployer.runtimes import formats_of, parse_runtime
+
+
+def deploy(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_URI", help="A file, a folder, model.py:Class, or a URI.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="The service's name; by default from the file's.", show_default=False)] = "",
+    canary: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=100, help="Percent of the requests for this model, the rest for the one before.", show_default=False
+        ),
+    ] = None,
+    min_replicas: Annotated[int | None, typer.Option(min=1, help="Fewest processes.", show_default=False)] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, help="Most processes.", show_default=False)] = None,
+    format: Annotated[
+        str, typer.Option(help="sklearn, onnx, tensorflow, python; by default by looking.", show_default=False)
+    ] = "",
+    runtime: Annotated[str | None, typer.Option(help="A ServingRuntime by name.", show_default=False)] = None,
+    trust_pickle: Annotated[
+        bool | None,
+        typer.Option(help="Open files that can run code; by default where MODEL_URI is a local path.", show_default=False),
+    ] = None,
+    request_timeout: Annotated[
+        int | None, typer.Option(min=1, help="Seconds that a request may take.", show_default=False)
+    ] = None,
+    namespace: Namespace = "default",
+    target: TargetOption = Where.local,
+    wait: Wait = True,
+    timeout: Timeout = "5m",
+    output: Output = Form.table,
+) -> None:
+    """Serve MODEL_URI: a service that goes on running, behind one address, and that can be changed without losing a request."""
+    with errors():
+        uri = _absolute(model)
+        wish = changes.Wish(
+            uri, format or _format(uri), canary, min_replicas, max_replicas, runtime, trust_pickle, request_timeout
+        )
+        client = client_for(target)
+        name = name or _name(uri)
+        if canary is not None and _existing(client, namespace, name) is None:
+            say(f"there is no service {name} yet: this model gets all requests, not {canary} %", "yellow")
+        made = changes.deploy(_existing(client, namespace, name), namespace, name, wish)
+        _finish(client, client.apply(made), wait, timeout, output)
+
+
+def _existing(client: LocalClient, namespace: str, name: str) -> dict[str, Any] | None:
+    try:
+        return client.get(namespace, name)
+    except NotFound:
+        return None
+
+
+def _absolute(model: str) -> str:
+    """The URI as the supervisor, which has another working directory, can read it."""
+    if "://" in model:
+        return model
+    path, colon, name = model.partition(".py:")
+    return str(Path(path + (".py" if colon else "")).expanduser().absolute()) + (f":{name}" if colon else "")
+
+
+def _format(uri: str) -> str:
+    path = Path(uri.removeprefix("file://"))
+    inside = [p.name for p in path.rglob("*")] if path.is_dir() else []
+    found = spec.format_of(uri, inside)
+    if found is None:
+        raise SpecError(
+            [spec.Mistake("MODEL_URI", f"{uri} does not tell what it is; say so with --format sklearn|onnx|tensorflow|python")]
+        )
+    return found
+
+
+def _name(uri: str) -> str:
+    path = Path(uri.rstrip("/").partition(".py:")[0].partition("#")[0])
+    stem = path.name.partition(".")[0]
+    if stem in ("model", "saved_model", "") or stem.isdecimal() or ".py:" in uri:
+        stem = path.parent.name
+    made = "".join(c if c.isalnum() and c.isascii() else "-" for c in stem.lower()).strip("-")
+    return made if made[:1].isalpha() else f"model-{made}".rstrip("-")
+
+
+def _finish(client: LocalClient, applied: dict[str, Any], wait: bool, timeout: str, output: Form) -> None:
+    for notice in spec.notices(spec.parse(applied, formats=None), "local"):
+        say(f"note: {notice.path}: {notice.message}", "yellow")
+    started = time.monotonic()
+    if wait:
+        applied = waiting.until_ready(client, applied, waiting.seconds(timeout))
+    if output is not Form.table:
+        return show([applied], output, single=True)
+    _page(applied, time.monotonic() - started if wait else None)
+    return None
+
+
+def _page(service: Mapping[str, Any], took: float | None) -> None:
+    meta, status = service["metadata"], service.get("status", {})
+    out = Console(highlight=False)
+    ready = (
+        "is ready" + (f" after {took:.1f} s" if took is not None else "")
+        if condition(service).get("status") == "True"
+        else "is on its way"
+    )
+    out.print(f"\n  {meta['name']} {ready}\n")
+    if "url" in status:
+        out.print(
+            f"  one address   {status['url']}   (gRPC there: metadata serve-service: {meta['namespace']}/{meta['name']})",
+            soft_wrap=True,
+        )
+        out.print(f"  its own port  {status['address']['url']}   (HTTP and gRPC, no prefix)", soft_wrap=True)
+    for one in status.get("components", {}).get("predictor", {}).get("traffic", ()):
+        out.print(f"  {one['percent']:3d} %         {one['revisionName']}")
+    flag = f" -n {meta['namespace']}" if meta["namespace"] != "default" else ""
+    out.print(
+        f"\n  Try it:  serve predict {meta['name']}{flag}        see it:  serve status {meta['name']}{flag}\n", soft_wrap=True
+    )
+
+
+def apply(
+    file: Files,
+    namespace: Namespace = "default",
+    target: TargetOption = Where.local,
+    wait: Wait = False,
+    timeout: Timeout = "5m",
+    output: Output = Form.table,
+) -> None:
+    """Apply InferenceService manifests, as `kubectl apply` does."""
+    with errors():
+        client = client_for(target)
+        raws = [placed(raw, namespace) for one in file for raw in documents(one)]
+        ours = [raw for raw in raws if is_runtime(raw)]
+        raws = [raw for raw in raws if not is_runtime(raw)]
+        # all are checked before any is applied; a service may name the formats of a runtime that comes with it
+        new = [parse_runtime(raw) for raw in ours]
+        for raw in raws:
+            there = client.runtimes(_namespace(raw))
+            spec.parse(raw, formats=formats_of([*map(parse_runtime, there), *new]))
+        for raw in ours:
+            client.install(raw)
+            say(f"{raw['kind'].lower()}.serving.kserve.io/{raw['metadata']['name']} applied")
+        applied = [client.apply(raw) for raw in raws]
+        for service in applied:
+            for notice in spec.notices(spec.parse(service, formats=None), "local"):
+                say(f"note: {service['metadata']['name']}: {notice.path}: {notice.message}", "yellow")
+        if wait:
+            applied = [waiting.until_ready(client, service, waiting.seconds(timeout)) for service in applied]
+        if output is Form.table:
+            for service in applied:
+                print(f"inferenceservice.serving.kserve.io/{service['metadata']['name']} applied")
+        else:
+            show(applied, output, single=len(applied) == 1)
+
+
+def _namespace(raw: Mapping[str, Any]) -> str:
+    meta = raw.get("metadata")
+    return str(meta.get("namespace", "default")) if isinstance(meta, dict) else "default"
+
+
+def promote(
+    name: Service,
+    canary: Annotated[str | None, typer.Option(help="Which, where the service has several.", show_default=False)] = None,
+    namespace: Namespace = "default",
+    target: TargetOption = Where.local,
+    wait: Wait = True,
+    timeout: Timeout = "5m",
+    output: Output = Form.table,
+) -> None:
+    """Give the candidate all requests."""
+    _change(name, namespace, target, wait, timeout, output, lambda client, old: (changes.promote(old, canary), "known"))
+
+
+def rollback(
+    name: Service,
+    to: Annotated[str | None, typer.Option(help="A revision, as `serve status` names it.", show_default=False)] = None,
+    namespace: Namespace = "default",
+    target: TargetOption = Where.local,
+    wait: Wait = True,
+    timeout: Timeout = "5m",
+    output: Output = Form.table,
+) -> None:
+    """Give up the candidate; where there is none, go back to the revision before, or to --to."""
+
+    def change(client: LocalClient, old: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        made, revision = changes.roll_back(old, client.revisions(namespace, name), to)
+        say(f"back to {revision}", "dim")
+        return made, revision
+
+    _change(name, namespace, target, wait, timeout, output, change)
+
+
+def _change(
+    name: str,
+    namespace: str,
+    target: Where,
+    wait: bool,
+    timeout: str,
+    output: Form,
+    change: Callable[[LocalClient, dict[str, Any]], tuple[dict[str, Any], str]],
+) -> None:
+    with errors():
+        client = client_for(target)
+        made, content = change(client, client.get(namespace, name))
+        _finish(client, client.apply(made, content), wait, timeout, output)
+
+
+def delete(
+    names_: Annotated[list[str] | None, typer.Argument(metavar="NAME...", show_default=False)] = None,
+    file: Annotated[list[str] | None, typer.Option("--filename", "-f", help="Delete what a manifest names.")] = None,
+    namespace: Namespace = "default",
+    target: TargetOption = Where.local,
+    ignore_not_found: Annotated[bool, typer.Option(help="What is gone already is no error.")] = False,
+    wait: Wait = True,
+    timeout: Timeout = "60s",
+    output: Output = Form.table,
+) -> None:
+    """Delete services; requests in flight are answered first."""
+    with errors():
+        client = client_for(target)
+        wanted = [(namespace, one) for one in names_ or ()]
+        named = (placed(raw, namespace)["metadata"] for one in file or () for raw in documents(one))
+        wanted += [(meta["namespace"], meta["name"]) for meta in named]
+        if not wanted:
+            raise give_up("name a service, or a manifest with -f", 2)
+        gone = []
+        for where, one in wanted:
+            try:
+                gone.append(client.delete(where, one))
+            except NotFound:
+                if not ignore_not_found:
+                    raise
+        for one_gone in gone if wait else ():
+            waiting.until_gone(client, one_gone["metadata"]["namespace"], one_gone["metadata"]["name"], waiting.seconds(timeout))
+        if output is Form.table:
+            for one_gone in gone:
+                print(f"inferenceservice.serving.kserve.io/{one_gone['metadata']['name']} deleted")
+        else:
+            show(gone, output, single=len(gone) == 1)

@@ -1,0 +1,207 @@
+"""The verbs that look: get, status, predict, logs, render.  They change nothing."""
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from deployer import spec
+from deployer.cli.options import (
+    Files,
+    Namespace,
+    Output,
+    Service,
+    TargetOption,
+    Where,
+    client_for,
+    documents,
+    is_runtime,
+    placed,
+)
+from deployer.cli.output import Form, age, condition, errors, say, show
+from deployer.errors import Conflict, DeployerError, SpecError
+from deployer.local import process, state
+from deployer.observed import ModelSeen, Observed
+from deployer.plan import plan
+from deployer.runtimes import formats_of, parse_runtime
+
+
+def get(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", show_default=False)] = "",
+    namespace: Namespace = "default",
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Services of every namespace.")] = False,
+    target: TargetOption = Where.local,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on and print what changes.")] = False,
+    output: Output = Form.table,
+) -> None:
+    """List services, or show one."""
+    with errors():
+        client = client_for(target)
+
+        def look() -> list[dict[str, Any]]:
+            return [client.get(namespace, name)] if name else client.listed(None if all_namespaces else namespace)
+
+        seen = look()
+        show(seen, output, single=bool(name))
+        while watch:
+            time.sleep(0.5)
+            if (now := look()) != seen:
+                seen = now
+                show(seen, output, single=bool(name))
+
+
+def status(name: Service, namespace: Namespace = "default", target: TargetOption = Where.local) -> None:
+    """What a service is doing, and in one line why where it is not Ready."""
+    with errors():
+        client = client_for(target)
+        service = client.get(namespace, name)
+        out = Console(highlight=False)
+        found, ready = service.get("status", {}), condition(service)
+        why = "" if ready.get("status") == "True" else f"  {ready.get('reason', '')}: {ready.get('message', '')}"
+        out.print(f"{name}  Ready={ready.get('status', 'Unknown')}{why}", soft_wrap=True, markup=False)
+        out.print(f"  url      {found.get('url', '')}\n  address  {found.get('address', {}).get('url', '')}", soft_wrap=True)
+        traffic = {t["revisionName"]: t for t in found.get("components", {}).get("predictor", {}).get("traffic", ())}
+        running = [p for p in client.platform()["processes"] if (p["namespace"], p["service"]) == (namespace, name)]
+        for revision in client.revisions(namespace, name):
+            mine = [p for p in running if p["revision"] == revision["name"]]
+            if not mine and revision["name"] not in traffic:
+                continue
+            percent = traffic.get(revision["name"], {}).get("percent", 0)
+            bar = "█" * round(percent / 5)
+            ready_now = sum(p["ready"] for p in mine)
+            out.print(
+                f"  {revision['name']}  {percent:3d} % {bar:20}  {ready_now}/{len(mine)} ready  {revision['template']['uri']}",
+                soft_wrap=True,
+                markup=False,
+            )
+        for one in found.get("conditions", ()):
+            text = ": ".join(t for t in (one.get("reason"), one.get("message")) if t)
+            out.print(
+                f"  {one['type']:22} {one['status']:8} {age(one['lastTransitionTime']):>5}  {text}", soft_wrap=True, markup=False
+            )
+
+
+def predict(
+    name: Service,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="A request (V1 or V2 JSON), @FILE, or - for stdin; by default one is made up.",
+            show_default=False,
+        ),
+    ] = None,
+    namespace: Namespace = "default",
+    target: TargetOption = Where.local,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", help="NAME: VALUE, such as serve-revision: candidate.")
+    ] = None,
+    output: Annotated[Form, typer.Option("--output", "-o", help="json: the whole answer.")] = Form.table,
+) -> None:
+    """Send a request to a service; without --data one that its model accepts."""
+    with errors():
+        service = client_for(target).get(namespace, name)
+        url = service.get("status", {}).get("url")
+        if condition(service, "IngressReady").get("status") != "True" or not url:
+            ready = condition(service)
+            raise Conflict(f"{name} does not answer yet: {ready.get('reason', '')}: {ready.get('message', '')}")
+        headers = dict(h.split(":", 1) if ":" in h else h.split("=", 1) for h in header or ())
+        body = _request_body(url, name, data)
+        path = f"/v1/models/{name}:predict" if "instances" in body else f"/v2/models/{name}/infer"
+        started = time.monotonic()
+        answer = _call(url + path, body, {k.strip(): v.strip() for k, v in headers.items()})
+        took = time.monotonic() - started
+        if output is Form.json:
+            print(json.dumps(answer))
+            return
+        say(f"POST {url}{path}", "dim")
+        say(json.dumps(body), "dim")
+        print(json.dumps(answer, indent=2) if output is Form.table else yaml.safe_dump(answer, sort_keys=False))
+        say(f"{took * 1e3:.1f} ms", "dim")
+
+
+def _request_body(url: str, name: str, data: str | None) -> dict[str, Any]:
+    if data is None:
+        page = _call(f"{url}/openapi.json", None, {})
+        try:
+            content = page["paths"][f"/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
+            return dict(content["application/json"]["example"])
+        except KeyError:
+            raise DeployerError(f"{name} has no sample of its inputs; give a request with --data") from None
+    text = sys.stdin.read() if data == "-" else Path(data[1:]).read_text() if data.startswith("@") else data
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise SpecError([spec.Mistake("--data", f"is no JSON object: {error}")]) from None
+
+
+def _call(url: str, body: Any, headers: dict[str, str]) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
+    # loopback: a proxy of the environment is for other addresses
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=120) as response:
+            return json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        raise DeployerError(f"{error.code}: {error.read().decode(errors='replace')[:2000]}") from None
+    except (OSError, ValueError) as error:
+        raise DeployerError(f"{url}: {error}") from None
+
+
+def logs(
+    name: Service,
+    namespace: Namespace = "default",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="Lines of each process; 0: all.")] = 50,
+    target: TargetOption = Where.local,
+) -> None:
+    """What a service's processes wrote, each line behind its process's name."""
+    with errors():
+        client_for(target).get(namespace, name)
+        folder = state.find().logs(namespace, name)
+        positions: dict[Path, int] = {}
+        while True:
+            for file in sorted(folder.glob("*.log")):
+                positions[file] = _print_from(file, positions.get(file), tail)
+            if not follow:
+                return
+            sys.stdout.flush()
+            time.sleep(0.2)
+
+
+def _print_from(file: Path, position: int | None, tail: int) -> int:
+    with file.open("rb") as opened:
+        end = opened.seek(0, 2)
+        opened.seek(0 if position is None or position > end else position)
+        lines = opened.read().decode(errors="replace").splitlines()
+        for line in lines[-tail:] if position is None and tail else lines:
+            print(f"{file.stem}  {line}")
+        return opened.tell()
+
+
+def render(file: Files, namespace: Namespace = "default") -> None:
+    """Print what becomes of manifests: defaults filled in, the plan, and what this machine would run.  Changes nothing."""
+    with errors():
+        raws = [placed(raw, namespace) for one in file for raw in documents(one)]
+        installed = [parse_runtime(raw) for raw in raws if is_runtime(raw)]
+        for raw in (raw for raw in raws if not is_runtime(raw)):
+            service = spec.parse(raw, formats=formats_of(installed))
+            predictors = [service.spec.predictor, *(canary.predictor for canary in service.spec.canary)]
+            uris = {p.model.storage_uri for p in predictors if p.model and p.model.storage_uri}
+            # as if every model were there already, and nothing ran
+            observed = Observed(models={uri: ModelSeen("fetched", "unresolved") for uri in uris})
+            planned = plan(service, observed, installed, process.refuses)
+            runs = {r.name: process.command(r.template, planned.name, r.template["uri"], 0, 0) for r in planned.revisions}
+            shown = {"object": spec.as_object(service), "plan": json.loads(json.dumps(asdict(planned))), "local": runs}
+            notices = [f"{n.path}: {n.message}" for n in spec.notices(service, "local")]
+            print("---\n" + yaml.safe_dump(shown | ({"withoutEffect": notices} if notices else {}), sort_keys=False), end="")
