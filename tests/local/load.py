@@ -108,7 +108,7 @@ class Load:
         ordered = sorted(answer.seconds for answer in self.answers)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         worst = max((answer.seconds for answer in self.answers), default=0.0)
         times = f"p50 {self.percentile(0.5):.4f} s, p99 {self.percentile(0.99):.4f} s, max {worst:.3f} s"
         lost = "".join(f"\n  {one.at:8.3f} s (+{one.seconds:.3f}): {one.why}" for one in self.lost[:20])
