@@ -176,7 +176,7 @@ class LocalPlatform:
             )
 
     def _seen(self, key: str, record: dict[str, Any]) -> RevisionSeen:
-        mine = [r for r in self._replicas.of(key) if r.revision == record["name"] and not r.draining]
+        mine = [r for r in self._replicas.of(key) if r.revision == record["name"] and not r.leaving]
         return RevisionSeen(
             record["name"],
             record["number"],
@@ -309,7 +309,7 @@ class LocalPlatform:
 
     def _endpoints(self, key: str, revision: str) -> tuple[Endpoint, ...]:
         """The ready ones; where none is, those that were, so that requests are held for them."""
-        mine = [r for r in self._replicas.of(key) if r.revision == revision and r.was_ready and not r.draining]
+        mine = [r for r in self._replicas.of(key) if r.revision == revision and r.was_ready and not r.leaving]
         ready = [r for r in mine if r.is_ready]
         return tuple(Endpoint(r.http_port, r.grpc_port) for r in ready or mine)
 

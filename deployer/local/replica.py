@@ -199,11 +199,17 @@ class Replica:
     was_ready: bool = False
     failures: int = 0
     start_at: float = 0.0
+    surplus: bool = False
+    """Not to be routed to any more; drained once nobody is."""
     stop_by: float = 0.0
 
     @property
     def draining(self) -> bool:
         return self.stop_by > 0
+
+    @property
+    def leaving(self) -> bool:
+        return self.surplus or self.draining
 
     def record(self) -> dict[str, Any]:
         mine = {"namespace": self.namespace, "service": self.service, "revision": self.revision, "slot": self.slot}

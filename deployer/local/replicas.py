@@ -87,29 +87,29 @@ class Replicas:
         self._changed(key)
 
     def scale(self, key: str, revision: RevisionPlan, model: str) -> None:
-        """Have between `min_replicas` and `max_replicas` of it; surplus ones are drained."""
+        """Have between `min_replicas` and `max_replicas` of it; surplus ones are for `retire` to drain."""
         with self._lock:
-            present = sum(r.revision == revision.name and not r.draining for r in self.of(key))
+            present = sum(r.revision == revision.name and not r.leaving for r in self.of(key))
             # a supervisor that is new to it keeps what is there until the scaler knows better
             wanted = self._wanted.get((key, revision.name), present)
             number = min(max(wanted, revision.min_replicas), revision.max_replicas)
             self._jobs[key, revision.name] = Job(dict(revision.template), model, revision)
-            mine = [r for r in self.of(key) if r.revision == revision.name and not r.draining]
+            mine = [r for r in self.of(key) if r.revision == revision.name and not r.leaving]
             taken = {r.slot for r in self.of(key) if r.revision == revision.name}
             for _ in range(number - len(mine)):
                 slot = next(n for n in range(len(taken) + 1) if n not in taken)
                 taken.add(slot)
                 namespace, _, name = key.partition("/")
                 self._replicas.append(Replica(namespace, name, revision.name, slot, self._ports.free(), self._ports.free()))
-            for surplus in mine[number:]:
-                surplus.drain(time.monotonic(), process.GRACE_SECONDS + 5)
+            for replica in mine[number:]:
+                replica.surplus = True
         self._wake.set()
 
     def retire(self, key: str, keep: set[str]) -> None:
-        """Drain what runs of the service's other revisions."""
+        """Drain what runs of the service's other revisions, and surplus replicas: nobody is sent there any more."""
         with self._lock:
             for replica in self.of(key):
-                if replica.revision not in keep:
+                if replica.revision not in keep or replica.surplus:
                     replica.drain(time.monotonic(), process.GRACE_SECONDS + 5)
             for at in [at for at in self._jobs if at[0] == key and at[1] not in keep]:
                 del self._jobs[at]

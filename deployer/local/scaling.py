@@ -93,7 +93,7 @@ class Scaler:
 
     def _look(self, key: tuple[str, str], revision: RevisionPlan, now: float) -> None:
         known = self._known.setdefault(key, _Known())
-        mine = [r for r in self._replicas.of(key[0]) if r.revision == revision.name and not r.draining]
+        mine = [r for r in self._replicas.of(key[0]) if r.revision == revision.name and not r.leaving]
         ready = [r for r in mine if r.is_ready and r.process]
         counts = {r.process.pid: page for r in ready if r.process and (page := _counts(r))}
         found = sample(known.counts, counts, now - known.at) if known.at else None

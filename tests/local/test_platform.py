@@ -320,3 +320,14 @@ def test_a_runtime_of_the_user_s_own_serves_a_format_of_its_own(platform, models
     assert "example.com/other:1" in told["message"]
     assert ask(applied["status"]["url"], "custom") == (200, 3)
     platform.serve("delete", "custom")
+
+
+def test_fewer_replicas_lose_no_request(platform, models):
+    url = platform.object("deploy", models[1], "--name", "fewer", "--min-replicas", 3)["status"]["url"]
+    with Traffic(url, "fewer") as traffic:
+        traffic.next(30)
+        platform.object("deploy", models[1], "--name", "fewer", "--min-replicas", 1, "--max-replicas", 1)
+        until(lambda: len(of(platform, "fewer")) == 1)
+        traffic.next(60)
+    assert traffic.lost == []
+    platform.serve("delete", "fewer")
