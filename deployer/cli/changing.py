@@ -25,7 +25,7 @@ from deployer.cli.options import (
     placed,
 )
 from deployer.cli.output import Form, condition, errors, give_up, say, show
-from deployer.errors import NotFound, SpecError
+from deployer.errors import DeployerError, NotFound, SpecError
 from deployer.local.client import LocalClient
 from deployer.runtimes import formats_of, parse_runtime
 
@@ -57,7 +57,7 @@ def deploy(
     namespace: Namespace = "default",
     target: TargetOption = Where.local,
     wait: Wait = True,
-    timeout: Timeout = "5m",
+    timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Serve MODEL_URI: a service that goes on running, behind one address, and that can be changed without losing a request."""
@@ -82,11 +82,14 @@ def _existing(client: LocalClient, namespace: str, name: str) -> dict[str, Any] 
 
 
 def _absolute(model: str) -> str:
-    """The URI as the supervisor, which has another working directory, can read it."""
+    """The URI as the supervisor, which has another working directory, can read it; DeployerError where nothing is there."""
     if "://" in model:
         return model
     path, colon, name = model.partition(".py:")
-    return str(Path(path + (".py" if colon else "")).expanduser().absolute()) + (f":{name}" if colon else "")
+    found = Path(path + (".py" if colon else "")).expanduser().absolute()
+    if not found.exists():
+        raise DeployerError(f"no model found at {model}: there is no such file or folder; check its spelling")
+    return str(found) + (f":{name}" if colon else "")
 
 
 def _format(uri: str) -> str:
@@ -109,12 +112,12 @@ def _name(uri: str) -> str:
     return made if made[:1].isalpha() else f"model-{made}".rstrip("-")
 
 
-def _finish(client: LocalClient, applied: dict[str, Any], wait: bool, timeout: str, output: Form) -> None:
+def _finish(client: LocalClient, applied: dict[str, Any], wait: bool, timeout: float, output: Form) -> None:
     for notice in spec.notices(spec.parse(applied, formats=None), "local"):
         say(f"note: {notice.path}: {notice.message}", "yellow")
     started = time.monotonic()
     if wait:
-        applied = waiting.until_ready(client, applied, waiting.seconds(timeout))
+        applied = waiting.until_ready(client, applied, timeout)
     if output is not Form.table:
         return show([applied], output, single=True)
     _page(applied, time.monotonic() - started if wait else None)
@@ -149,7 +152,7 @@ def apply(
     namespace: Namespace = "default",
     target: TargetOption = Where.local,
     wait: Wait = False,
-    timeout: Timeout = "5m",
+    timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Apply InferenceService manifests, as `kubectl apply` does."""
@@ -171,7 +174,7 @@ def apply(
             for notice in spec.notices(spec.parse(service, formats=None), "local"):
                 say(f"note: {service['metadata']['name']}: {notice.path}: {notice.message}", "yellow")
         if wait:
-            applied = [waiting.until_ready(client, service, waiting.seconds(timeout)) for service in applied]
+            applied = [waiting.until_ready(client, service, timeout) for service in applied]
         if output is Form.table:
             for service in applied:
                 print(f"inferenceservice.serving.kserve.io/{service['metadata']['name']} applied")
@@ -190,7 +193,7 @@ def promote(
     namespace: Namespace = "default",
     target: TargetOption = Where.local,
     wait: Wait = True,
-    timeout: Timeout = "5m",
+    timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Give the candidate all requests."""
@@ -203,7 +206,7 @@ def rollback(
     namespace: Namespace = "default",
     target: TargetOption = Where.local,
     wait: Wait = True,
-    timeout: Timeout = "5m",
+    timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Give up the candidate; where there is none, go back to the revision before, or to --to."""
@@ -221,7 +224,7 @@ def _change(
     namespace: str,
     target: Where,
     wait: bool,
-    timeout: str,
+    timeout: float,
     output: Form,
     change: Callable[[LocalClient, dict[str, Any]], tuple[dict[str, Any], str]],
 ) -> None:
@@ -238,7 +241,7 @@ def delete(
     target: TargetOption = Where.local,
     ignore_not_found: Annotated[bool, typer.Option(help="What is gone already is no error.")] = False,
     wait: Wait = True,
-    timeout: Timeout = "60s",
+    timeout: Timeout = 60.0,
     output: Output = Form.table,
 ) -> None:
     """Delete services; requests in flight are answered first."""
@@ -257,7 +260,7 @@ def delete(
                 if not ignore_not_found:
                     raise
         for one_gone in gone if wait else ():
-            waiting.until_gone(client, one_gone["metadata"]["namespace"], one_gone["metadata"]["name"], waiting.seconds(timeout))
+            waiting.until_gone(client, one_gone["metadata"]["namespace"], one_gone["metadata"]["name"], timeout)
         if output is Form.table:
             for one_gone in gone:
                 print(f"inferenceservice.serving.kserve.io/{one_gone['metadata']['name']} deleted")

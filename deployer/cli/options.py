@@ -19,11 +19,23 @@ class Where(StrEnum):
     kubernetes = "kubernetes"
 
 
+def seconds(text: str | float) -> float:
+    """ "30", "30s", "2m", "1h" in seconds; typer.BadParameter for anything else."""
+    if isinstance(text, float):  # a default
+        return text
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number = text[:-1] if text[-1:] in units else text
+    try:
+        return float(number) * units.get(text[-1:], 1.0)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 30s, 2m or 1h") from None
+
+
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The services' namespace.")]
 Output = Annotated[Form, typer.Option("--output", "-o", help="What is printed on stdout.")]
 TargetOption = Annotated[Where, typer.Option("--target", help="Where it runs.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is Ready.")]
-Timeout = Annotated[str, typer.Option("--timeout", help="How long to wait: 30s, 5m.")]
+Timeout = Annotated[float, typer.Option("--timeout", parser=seconds, metavar="TIME", help="How long to wait: 30s, 5m.")]
 Service = Annotated[str, typer.Argument(metavar="NAME", help="The service's name.", show_default=False)]
 Files = Annotated[
     list[str], typer.Option("--filename", "-f", help="A manifest, a folder of them, or - for stdin.", show_default=False)

@@ -5,24 +5,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-
 from deployer.cli.output import TIMED_OUT, condition, err, give_up, say
 from deployer.local.client import LocalClient
 
 LOOK_EVERY = 0.1
 # Reasons that no waiting mends.
 FINAL = ("BlockedByFailedLoad", "InvalidSpec")
-
-
-def seconds(text: str) -> float:
-    """ "30", "30s", "2m", "1h" in seconds; typer.BadParameter for anything else."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number = text[:-1] if text[-1:] in units else text
-    try:
-        return float(number) * units.get(text[-1:], 1.0)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 30s, 2m or 1h") from None
 
 
 def until_ready(client: LocalClient, applied: Mapping[str, Any], timeout: float) -> dict[str, Any]:
