@@ -119,7 +119,8 @@ def plan(
     asked = [(name, book.name(one), percent) for name, percent, one in canaries]
     ask = rollout.Ask(latest, spec.predictor.canary_traffic_percent, tuple(rollout.Candidate(*a) for a in asked))
     sizes = _sizes(service, latest, asked, observed.history)
-    step = rollout.step(ask, observed.history, _ready(observed, sizes), observed.weights)
+    alive = frozenset(r.name for r in observed.revisions if r.ready)
+    step = rollout.step(ask, observed.history, _ready(observed, sizes), observed.weights, alive)
     tags = {revision: name for name, revision, _ in asked} | ({latest: "latest"} if latest else {})
     traffic = tuple(Target(revision, percent, tags.get(revision, "prev")) for revision, percent in step.traffic)
     everything = [main, *(one for _, _, one in canaries)]

@@ -38,9 +38,11 @@ class Step:
     history: History
 
 
-def step(ask: Ask, history: History, ready: Collection[str], weights: Mapping[str, int]) -> Step:
-    """`ready` has the revisions that could take their whole share; `weights` is what is routed now, in percent."""
-    main = _main(ask, history, ready, weights)
+def step(ask: Ask, history: History, ready: Collection[str], weights: Mapping[str, int], alive: Collection[str]) -> Step:
+    """`ready` has the revisions that could take their whole share, `alive` those that answer at all; `weights` is what is
+    routed now, in percent.
+    """
+    main = _main(ask, history, ready, weights, alive)
     shares = [(c.revision, c.percent if c.revision in ready else 0) for c in ask.candidates if c.revision]
     if not shares or not main.traffic:
         return main
@@ -52,7 +54,7 @@ def step(ask: Ask, history: History, ready: Collection[str], weights: Mapping[st
     return Step(tuple(traffic.items()), keep, main.history)
 
 
-def _main(ask: Ask, history: History, ready: Collection[str], weights: Mapping[str, int]) -> Step:
+def _main(ask: Ask, history: History, ready: Collection[str], weights: Mapping[str, int], alive: Collection[str]) -> Step:
     latest, stable = ask.latest, history.rolled_out
     if not latest:
         return Step(((stable, 100),) if stable else (), (stable,) if stable else (), history)
@@ -71,6 +73,9 @@ def _main(ask: Ask, history: History, ready: Collection[str], weights: Mapping[s
     if percent == 100:
         # on the way to all of it: what it has now, until it is large enough for the rest
         share = weights.get(latest, 0)
+        if latest in alive and stable not in alive:
+            # what it replaces has died: rather too few that answer than none
+            share = 100
     if stable != history.rolled_out and stable not in ready:
         share = 100 - weights.get(stable, 0)
     return Step(((stable, 100 - share), (latest, share)), (stable, latest), history)

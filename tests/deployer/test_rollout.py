@@ -52,7 +52,7 @@ STEPS = [
     ("ask", "history", "ready", "weights", "traffic", "keep", "rolled_out"), [s[1:] for s in STEPS], ids=[s[0] for s in STEPS]
 )
 def test_a_step(ask, history, ready, weights, traffic, keep, rolled_out):
-    made = step(ask, history, frozenset(ready.split()), weights)
+    made = step(ask, history, frozenset(ready.split()), weights, frozenset(ready.split()))
     assert dict(made.traffic) == traffic
     assert made.keep == tuple(keep.split())
     assert made.history.rolled_out == rolled_out
@@ -66,13 +66,30 @@ READY = st.frozensets(st.sampled_from(REVISIONS))
 
 @given(ASKS, HISTORIES, READY, READY)
 def test_shares_sum_up_go_to_what_runs_and_stay_where_nothing_changes(ask, history, ready, later):
-    first = step(ask, history, ready, {})
+    first = step(ask, history, ready, {}, ready)
     assert sum(percent for _, percent in first.traffic) in (0, 100)
     assert {name for name, _ in first.traffic} <= set(first.keep)
-    again = step(ask, first.history, ready, dict(first.traffic))
-    assert step(ask, again.history, ready, dict(again.traffic)) == again
-    for name, percent in step(ask, again.history, later, dict(again.traffic)).traffic:
+    again = step(ask, first.history, ready, dict(first.traffic), ready)
+    assert step(ask, again.history, ready, dict(again.traffic), ready) == again
+    for name, percent in step(ask, again.history, later, dict(again.traffic), later).traffic:
         # what is not ready may keep a share, and never gets one
         assert name in later or percent <= max(
             dict(again.traffic).get(name, 0), 100 * (name in (history.rolled_out, history.previous))
         )
+
+
+@pytest.mark.parametrize(
+    ("percent", "alive", "traffic"),
+    [
+        (None, "r1 r2", {"r1": 80, "r2": 20}),
+        (None, "r2", {"r1": 0, "r2": 100}),
+        (None, "", {"r1": 80, "r2": 20}),
+        (20, "r2", {"r1": 100, "r2": 0}),
+    ],
+    ids=["both answer", "the stable one dies while it is replaced", "both die", "a candidate nobody promoted is not the way out"],
+)
+def test_what_is_being_replaced_may_die(percent, alive, traffic):
+    """r2 is smaller than it has to be for all requests."""
+    made = step(Ask("r2", percent), ONE, frozenset(), {"r1": 80, "r2": 20}, frozenset(alive.split()))
+    assert dict(made.traffic) == traffic
+    assert made.history.rolled_out == "r1"
