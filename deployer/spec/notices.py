@@ -37,6 +37,9 @@ _PREDICTOR_ONLY = "the platform on one machine runs predictors only, and request
 _SCALER = "replicas follow the work that arrives on this platform; set minReplicas and maxReplicas"
 _NO_PODS = "there are no pods on this platform"
 
+# What the scaler of this platform can go by, besides the work that arrives.
+SCALED_BY = ("concurrency", "rps")
+
 LOCAL_SPEC: Mapping[str, str] = {
     "transformer": f"{_PREDICTOR_ONLY}; on one machine do its work in a Python model",
     "explainer": _PREDICTOR_ONLY,
@@ -49,9 +52,7 @@ LOCAL_COMPONENT: Mapping[str, str] = {
     "deploymentStrategy": "a new revision always runs before the old one ends, and capacity never dips",
     "labels": f"{_NO_PODS} to label",
     "logger": "nothing sends requests and responses on from this platform; the access log has a line for each",
-    "scaleMetric": _SCALER,
     "scaleMetricType": _SCALER,
-    "scaleTarget": _SCALER,
     "storageContainerName": "models are fetched by the platform itself",
     "storageUris": "one model is fetched for each predictor on this platform; give model.storageUri",
     "nodeSelector": "there is only this machine",
@@ -132,10 +133,14 @@ def _annotation(key: str, platform: Platform) -> str:
 def _predictor(path: str, predictor: dict[str, Any], platform: Platform) -> Iterator[Notice]:
     yield from _anywhere(path, predictor)
     if platform == "kubernetes":
-        if predictor.get("scaleMetric") in ("concurrency", "rps"):
+        if predictor.get("scaleMetric") in SCALED_BY:
             why = "the cluster's autoscaler reads cpu and memory; choose one of these"
             yield Notice(f"{path}.scaleMetric", f"has no effect: {why}")
         return
+    if predictor.get("scaleMetric", "cpu") not in SCALED_BY:
+        for name in ("scaleMetric", "scaleTarget"):
+            if name in predictor:
+                yield Notice(f"{path}.{name}", f"has no effect: {_SCALER}, or scaleMetric {' or '.join(SCALED_BY)} with a target")
     for name in predictor:
         if name in LOCAL_COMPONENT or name in POD_FIELDS:
             yield Notice(f"{path}.{name}", f"has no effect: {LOCAL_COMPONENT.get(name, _NO_PODS)}")

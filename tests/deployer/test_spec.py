@@ -224,7 +224,7 @@ def test_a_plain_service_has_nothing_without_effect():
         (service({**modelled(), "logger": {}}), "spec.predictor.logger"),
         (service({**modelled(), "batcher": {"maxBatchSize": 8, "maxLatency": 50}}), "spec.predictor.batcher.maxLatency"),
         (service({**modelled(), "scaleTarget": 80}), "spec.predictor.scaleTarget"),
-        (service({**modelled(), "scaleMetric": "rps"}), "spec.predictor.scaleMetric"),
+        (service({**modelled(), "scaleMetric": "cpu"}), "spec.predictor.scaleMetric"),
         (service({**modelled(), "deploymentStrategy": {"type": "Recreate"}}), "spec.predictor.deploymentStrategy"),
         (service({**modelled(), "minReplicas": 0}), "spec.predictor.minReplicas"),
         (service({**modelled(), "containerConcurrency": 3}), "spec.predictor.containerConcurrency"),
@@ -256,6 +256,7 @@ def test_what_has_no_effect_on_one_machine_is_told(raw, path):
 def test_a_cluster_does_what_one_machine_can_not():
     raw = service({**modelled(resources={"requests": {"cpu": 1}}), "nodeSelector": {"a": "b"}, "logger": {}})
     assert told(raw, "kubernetes") == []
+    assert told(service({**modelled(), "scaleMetric": "rps", "scaleTarget": 9}), "local") == []
     assert told(service({**modelled(), "scaleMetric": "rps", "minReplicas": 0}), "kubernetes") == [
         "spec.predictor.minReplicas",
         "spec.predictor.scaleMetric",
