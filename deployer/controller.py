@@ -66,7 +66,7 @@ def reconcile(platform: Platform, key: str) -> bool:
         # what serves goes on serving; only the user can mend this
         platform.report(key, _rejected(raw, error))
         return True
-    planned = plan(service, platform.observe(key), installed, platform.refuses)
+    planned = plan(service, platform.observe(key), installed, platform.abilities)
     platform.apply(key, planned)
     platform.report(key, status.derive(service, planned, platform.observe(key), raw.get("status") or {}, time.time()))
     return True

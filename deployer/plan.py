@@ -13,15 +13,23 @@ from typing import Any
 
 from deployer import names, rollout, runtimes
 from deployer.errors import NoRuntime, SpecError
-from deployer.observed import History, Observed, RevisionSeen
+from deployer.observed import History, ModelSeen, Observed, RevisionSeen
 from deployer.runtimes import ServingRuntime
 from deployer.spec import MIRROR_PERCENT, ROUTE_HEADER, STOP, TRUST_PICKLE, InferenceService, Predictor, quantity
 
 DEFAULT_TIMEOUT = 60.0
 
 
-# Of a container, as Kubernetes has it: why a platform can't run it, and what to do; "" where it can.
-Refusal = Callable[[Mapping[str, Any]], str]
+@dataclass(frozen=True)
+class Abilities:
+    """What a platform can do with a revision, as far as planning has to know."""
+
+    refuses: Callable[[Mapping[str, Any]], str] = lambda container: ""
+    """Of a container, as Kubernetes has it: why the platform can't run it, and what to do; "" where it can."""
+    fetches: bool = True
+    """Models are brought to the platform before a revision is named, which then stands for their content."""
+    pods: bool = False
+    """Everything that a spec says of pods has an effect."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +109,16 @@ def plan(
     service: InferenceService,
     observed: Observed,
     installed: Sequence[ServingRuntime] = (),
-    refuses: Refusal = lambda container: "",
+    abilities: Abilities = Abilities(),
 ) -> Plan:
-    """`installed` are the runtimes of users; `refuses` is the platform's word on a container."""
+    """`installed` are the runtimes of users; `abilities` are the platform's."""
     meta, spec = service.metadata, service.spec
     here = Plan(meta.namespace, meta.name, history=observed.history, timeout=float(spec.predictor.timeout or DEFAULT_TIMEOUT))
     if meta.annotations.get(STOP) == "true":
         return Plan(meta.namespace, meta.name, history=observed.history, timeout=here.timeout, stopped=True)
 
     def wanted(predictor: Predictor) -> Wanted:
-        return want(service, predictor, observed, installed, refuses)
+        return want(service, predictor, observed, installed, abilities)
 
     main = wanted(spec.predictor)
     canaries = [(c.predictor.name or "", c.traffic_percent, wanted(c.predictor)) for c in spec.canary]
@@ -145,44 +153,47 @@ def want(
     predictor: Predictor,
     observed: Observed,
     installed: Sequence[ServingRuntime],
-    refuses: Refusal,
+    abilities: Abilities,
 ) -> Wanted:
     """The template of `predictor`: whatever of it would change the process that serves, and nothing else."""
-    if predictor.model is None:
-        merged = runtimes.merge(None, service, predictor)
-        text = refuses(merged.container) or "a predictor without a model can't be run yet; give it a model"
-        return Wanted(None, problem=Problem("InvalidPredictorSpec", text, final=True))
-    uri = predictor.model.storage_uri or ""
-    try:
+    model = predictor.model
+    uri = (model.storage_uri if model else None) or ""
+    runtime = None
+    if model is not None:
         here = [one for one in installed if one.kind == "ServingRuntime"]
-        runtime = runtimes.select(predictor, here, (*(one for one in installed if one not in here), *runtimes.BUILTIN))
-    except NoRuntime as error:
-        return Wanted(None, problem=Problem(error.reason, str(error), final=True))
-    if not uri:
-        text = "no model: spec.predictor.model.storageUri is empty; name a file, a folder or a URI"
-        return Wanted(None, problem=Problem("InvalidPredictorSpec", text, final=True))
-    seen = observed.models.get(uri)
-    failure = seen.failure if seen else None
-    problem = Problem(failure.reason, failure.message, final=False) if failure else None
-    if seen is None or not seen.digest:
-        return Wanted(None, fetch=uri, problem=problem)
+        try:
+            runtime = runtimes.select(predictor, here, (*(one for one in installed if one not in here), *runtimes.BUILTIN))
+        except NoRuntime as error:
+            return Wanted(None, problem=Problem(error.reason, str(error), final=True))
     try:
         merged = runtimes.merge(runtime, service, predictor)
     except SpecError as error:
         return Wanted(None, problem=Problem("InvalidPredictorSpec", str(error), final=True))
-    if why := refuses(merged.container):
+    why = abilities.refuses(merged.container)
+    if not why and not uri and not abilities.pods:
+        why = "no model: spec.predictor.model.storageUri is empty; name a file, a folder or a URI"
+    if why:
         return Wanted(None, problem=Problem("InvalidPredictorSpec", why, final=True))
-    template = {
-        "runtime": runtime.name,
-        "format": predictor.model.model_format.name,
+    seen = observed.models.get(uri) if abilities.fetches else ModelSeen("fetched")
+    failure = seen.failure if seen else None
+    problem = Problem(failure.reason, failure.message, final=False) if failure else None
+    if seen is None or (abilities.fetches and not seen.digest):
+        return Wanted(None, fetch=uri, problem=problem)
+    template: dict[str, Any] = {
+        "runtime": runtime.name if runtime else "",
+        "format": model.model_format.name if model else "",
         "uri": uri,
         "digest": seen.digest,
         "container": merged.container,
         "trustCode": _trusts(uri, service.metadata.annotations.get(TRUST_PICKLE)),
         "timeout": float(predictor.timeout or DEFAULT_TIMEOUT),
-        "memory": _memory(predictor),
     }
-    return Wanted(template, hash_of(template), uri, problem)
+    if abilities.pods:
+        template["containers"], template["pod"] = list(merged.containers), dict(merged.pod)
+        template["labels"], template["annotations"] = dict(predictor.labels), dict(predictor.annotations)
+    else:
+        template["memory"] = _memory(predictor)
+    return Wanted(template, hash_of(template), uri if abilities.fetches else "", problem)
 
 
 def hash_of(template: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """What the controller asks of a shell.  `deployer/local` and `deployer/kubernetes` each are one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from deployer.observed import Observed
-from deployer.plan import Plan
+from deployer.plan import Abilities, Plan
 from deployer.runtimes import ServingRuntime
 
 
@@ -20,8 +20,8 @@ class Platform(Protocol):
     def runtimes(self, namespace: str) -> Sequence[ServingRuntime]:
         """What users installed for a namespace, and for all."""
 
-    def refuses(self, container: Mapping[str, Any]) -> str:
-        """Why this platform can't run a container, and what to do; "" where it can."""
+    @property
+    def abilities(self) -> Abilities: ...
 
     def observe(self, key: str) -> Observed: ...
 

@@ -30,7 +30,7 @@ from deployer.cli.output import Form, age, condition, errors, say, show
 from deployer.errors import Conflict, DeployerError, SpecError
 from deployer.local import process, state
 from deployer.observed import ModelSeen, Observed
-from deployer.plan import plan
+from deployer.plan import Abilities, plan
 from deployer.runtimes import formats_of, parse_runtime
 
 
@@ -200,7 +200,7 @@ def render(file: Files, namespace: Namespace = "default") -> None:
             uris = {p.model.storage_uri for p in predictors if p.model and p.model.storage_uri}
             # as if every model were there already, and nothing ran
             observed = Observed(models={uri: ModelSeen("fetched", "unresolved") for uri in uris})
-            planned = plan(service, observed, installed, process.refuses)
+            planned = plan(service, observed, installed, Abilities(process.refuses))
             runs = {r.name: process.command(r.template, planned.name, r.template["uri"], 0, 0) for r in planned.revisions}
             shown = {"object": spec.as_object(service), "plan": json.loads(json.dumps(asdict(planned))), "local": runs}
             notices = [f"{n.path}: {n.message}" for n in spec.notices(service, "local")]

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from deployer import names, spec
@@ -22,7 +22,7 @@ from deployer.local.proxy import Proxy
 from deployer.local.replica import Ports
 from deployer.local.replicas import Replicas
 from deployer.observed import Failure, History, ModelSeen, Observed, RevisionSeen
-from deployer.plan import Plan
+from deployer.plan import Abilities, Plan
 from deployer.runtimes import ServingRuntime, check_conflicts, formats_of, parse_runtime
 from deployer.status import timestamp
 
@@ -156,8 +156,9 @@ class LocalPlatform:
     def runtimes(self, namespace: str) -> Sequence[ServingRuntime]:
         return [parse_runtime(document) for document in self.installed(namespace)]
 
-    def refuses(self, container: Mapping[str, Any]) -> str:
-        return process.refuses(container)
+    @property
+    def abilities(self) -> Abilities:
+        return Abilities(process.refuses)
 
     def observe(self, key: str) -> Observed:
         with self._lock:
