@@ -8,14 +8,24 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deployer import names, rollout, runtimes
 from deployer.errors import NoRuntime, SpecError
 from deployer.observed import History, ModelSeen, Observed, RevisionSeen
 from deployer.runtimes import ServingRuntime
-from deployer.spec import MIRROR_PERCENT, ROUTE_HEADER, STOP, TRUST_PICKLE, InferenceService, Predictor, quantity
+from deployer.spec import (
+    MIRROR_PERCENT,
+    ROUTE_HEADER,
+    STOP,
+    TRUST_PICKLE,
+    InferenceService,
+    Predictor,
+    explicit,
+    predictor_object,
+    quantity,
+)
 
 DEFAULT_TIMEOUT = 60.0
 
@@ -54,6 +64,8 @@ class RevisionPlan:
     """KServe's `scaleMetric`, "" where the platform may choose."""
     scale_target: int = 0
     timeout: float = DEFAULT_TIMEOUT
+    predictor: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The predictor of the spec that it was first made of, to go back to; empty for a revision that was there already."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ class Wanted:
     hash: str = ""
     fetch: str = ""
     problem: Problem | None = None
+    predictor: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan(
@@ -193,7 +206,8 @@ def want(
         template["labels"], template["annotations"] = dict(predictor.labels), dict(predictor.annotations)
     else:
         template["memory"] = _memory(predictor)
-    return Wanted(template, hash_of(template), uri if abilities.fetches else "", problem)
+    written = predictor_object(predictor if predictor is service.spec.predictor else explicit(predictor))
+    return Wanted(template, hash_of(template), uri if abilities.fetches else "", problem, written)
 
 
 def hash_of(template: Mapping[str, Any]) -> str:
@@ -218,22 +232,22 @@ class _Book:
 
     def __init__(self, service: str, seen: Iterable[RevisionSeen]) -> None:
         self._service = service
-        self._by_name: dict[str, tuple[int, str, Mapping[str, Any]]] = {r.name: (r.number, r.hash, r.template) for r in seen}
+        self._by_name = {r.name: RevisionPlan(r.name, r.number, r.hash, r.template, 0, 0) for r in seen}
 
     def name(self, wanted: Wanted) -> str:
         if wanted.template is None:
             return ""
-        for name, (_, known, _) in self._by_name.items():
-            if known == wanted.hash:
-                return name
-        number = 1 + max((number for number, _, _ in self._by_name.values()), default=0)
+        for one in self._by_name.values():
+            if one.hash == wanted.hash:
+                return one.name
+        number = 1 + max((one.number for one in self._by_name.values()), default=0)
         name = names.revision(self._service, number)
-        self._by_name[name] = (number, wanted.hash, wanted.template)
+        new = RevisionPlan(name, number, wanted.hash, wanted.template, 0, 0, predictor=wanted.predictor)
+        self._by_name[name] = new
         return name
 
     def plan(self, name: str, low: int, high: int) -> RevisionPlan:
-        number, known, template = self._by_name[name]
-        return RevisionPlan(name, number, known, template, low, high)
+        return replace(self._by_name[name], min_replicas=low, max_replicas=high)
 
 
 def _with_scale(revision: RevisionPlan, predictor: Predictor) -> RevisionPlan:

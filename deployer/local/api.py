@@ -66,6 +66,8 @@ class _Request(BaseHTTPRequestHandler):
             code = next((c for kind, c in STATUS.items() if isinstance(error, kind)), 500)
             mistakes = [vars(m) for m in error.mistakes] if isinstance(error, SpecError) else []
             self._answer(code, {"message": str(error), "reason": type(error).__name__, "mistakes": mistakes})
+        except ValueError as error:
+            self._answer(400, {"message": f"the body is no JSON: {error}", "reason": "BadRequest", "mistakes": []})
         except Exception as error:
             log.exception("%s %s", self.command, self.path)
             self._answer(500, {"message": f"{type(error).__name__}: {error}", "reason": "InternalError", "mistakes": []})

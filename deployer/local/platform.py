@@ -43,6 +43,7 @@ class LocalPlatform:
         self._records: dict[str, dict[str, Any]] = {}
         self._models: dict[tuple[str, str], ModelSeen] = {}
         self._tries: dict[tuple[str, str], tuple[int, float]] = {}
+        self._tickets: dict[tuple[str, str], object] = {}
         self._routes: dict[str, ServiceRoutes] = {}
         self._route_error = ""
         self._changed: Callable[[str], None] = lambda key: None
@@ -88,6 +89,9 @@ class LocalPlatform:
             if old:
                 spec.check_update(spec.parse(old["object"], formats=None), service)
             record = old or {"port": self._ports.free(), "revisions": [], "models": {}, "history": {}, "weights": {}}
+            if old is None:
+                # of a service of this name that was deleted: not to be taken for this one's
+                self._replicas.retire(key, set())
             record["object"] = _merged(old["object"] if old else None, service)
             record["object"]["status"].pop("observedGeneration", None)
             self._records[key] = record
@@ -111,6 +115,7 @@ class LocalPlatform:
                 continue
             self._models[key, uri] = ModelSeen("fetching", digest)
             self._tries.pop((key, uri), None)
+            self._tickets.pop((key, uri), None)
             self._fetch(key, uri)
 
     def remove(self, key: str) -> dict[str, Any]:
@@ -215,11 +220,10 @@ class LocalPlatform:
 
     def _remember(self, key: str, record: dict[str, Any], plan: Plan) -> None:
         known = {r["name"] for r in record["revisions"]}
-        predictor = record["object"]["spec"]["predictor"]
         for r in plan.revisions:
             if r.name not in known:
                 made = {"name": r.name, "number": r.number, "hash": r.hash, "template": dict(r.template)}
-                record["revisions"].append(made | {"predictor": predictor, "created": timestamp(time.time())})
+                record["revisions"].append(made | {"predictor": dict(r.predictor), "created": timestamp(time.time())})
         record["history"] = vars(plan.history).copy()
         used = {r.name for r in plan.revisions} | set(record["history"].values())
         spare = [r["name"] for r in record["revisions"] if r["name"] not in used]
@@ -238,6 +242,8 @@ class LocalPlatform:
 
     def delete(self, key: str) -> None:
         with self._lock:
+            if key in self._records:
+                return
             self._routes.pop(key, None)
             for owner, uri in [m for m in self._models if m[0] == key]:
                 del self._models[owner, uri]
@@ -254,17 +260,19 @@ class LocalPlatform:
         """In a thread of its own, where it is not there, not on its way, and not to be tried later."""
         seen = self._models.get((key, uri))
         tries, not_before = self._tries.get((key, uri), (0, 0.0))
-        if (seen and seen.state == "fetched") or tries < 0 or time.monotonic() < not_before:
+        if (seen and seen.state == "fetched") or (key, uri) in self._tickets or time.monotonic() < not_before:
             return
         self._models[key, uri] = ModelSeen("fetching", seen.digest if seen else "", failure=seen.failure if seen else None)
-        self._tries[key, uri] = (-1 - tries, 0.0)
-        threading.Thread(target=self._fetch_now, args=(key, uri, tries), name=f"fetch {uri}", daemon=True).start()
+        ticket = self._tickets[key, uri] = object()
+        threading.Thread(target=self._fetch_now, args=(key, uri, tries, ticket), name=f"fetch {uri}", daemon=True).start()
 
-    def _fetch_now(self, key: str, uri: str, tries: int) -> None:
+    def _fetch_now(self, key: str, uri: str, tries: int, ticket: object) -> None:
+        """What it finds counts only while `ticket` is the last one given out: a later look has the later content."""
+
         def progress(done: int, total: int | None) -> None:
             with self._lock:
                 seen = self._models.get((key, uri))
-                if seen and seen.state == "fetching":
+                if seen and seen.state == "fetching" and self._tickets.get((key, uri)) is ticket:
                     self._models[key, uri] = ModelSeen("fetching", seen.digest, done, total, seen.failure)
             self._changed(key)
 
@@ -280,6 +288,9 @@ class LocalPlatform:
             log.exception("fetching %s", uri)
             failure = Failure("DownloadFailed", f"{uri}: {type(error).__name__}: {error}", time.time())
         with self._lock:
+            if self._tickets.get((key, uri)) is not ticket:
+                return
+            del self._tickets[key, uri]
             if (key, uri) not in self._models or key not in self._records:
                 return
             if failure is None:

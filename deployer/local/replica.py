@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,14 +152,16 @@ class Ports:
 
     def __init__(self, taken: set[int]) -> None:
         self._taken = taken
+        self._lock = threading.Lock()
         self._next = self.FIRST + os.getpid() * 7 % (self.LAST - self.FIRST)
 
     def free(self) -> int:
-        for _ in range(self.LAST - self.FIRST):
-            self._next = self.FIRST if self._next >= self.LAST else self._next + 1
-            if self._next not in self._taken and can_listen(self._next):
-                self._taken.add(self._next)
-                return self._next
+        with self._lock:
+            for _ in range(self.LAST - self.FIRST):
+                self._next = self.FIRST if self._next >= self.LAST else self._next + 1
+                if self._next not in self._taken and can_listen(self._next):
+                    self._taken.add(self._next)
+                    return self._next
         raise OSError(f"no free port between {self.FIRST} and {self.LAST} on 127.0.0.1")
 
     def keep(self, port: int) -> None:

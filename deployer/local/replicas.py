@@ -111,9 +111,9 @@ class Replicas:
             for replica in self.of(key):
                 if replica.revision not in keep or replica.surplus:
                     replica.drain(time.monotonic(), process.GRACE_SECONDS + 5)
-            for at in [at for at in self._jobs if at[0] == key and at[1] not in keep]:
-                del self._jobs[at]
-                self._wanted.pop(at, None)
+            for kept in (self._jobs, self._wanted, self._failures):
+                for at in [at for at in kept if at[0] == key and at[1] not in keep]:
+                    del kept[at]
         self._wake.set()
 
     def close(self, end: bool) -> None:
@@ -152,6 +152,10 @@ class Replicas:
                     busy |= self._look(replica, time.monotonic())
                 except OSError as error:
                     log.warning("%s-%d: %s", replica.revision, replica.slot, error)
+                    replica.start_at = time.monotonic() + FIRST_PAUSE
+                except Exception:
+                    # the others are not to go without care for one's sake
+                    log.exception("a bug at %s-%d", replica.revision, replica.slot)
                     replica.start_at = time.monotonic() + FIRST_PAUSE
             self._wake.wait(BUSY_TICK if busy else IDLE_TICK)
 
@@ -256,6 +260,7 @@ class Replicas:
         with self._lock:
             self._replicas.remove(replica)
             replica.file(self._home).unlink(missing_ok=True)
+            self._tended.pop(replica.log(self._home), None)
             for port in (replica.http_port, replica.grpc_port):
                 self._ports.release(port)
         self._changed(names.key(replica.namespace, replica.service))

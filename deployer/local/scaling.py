@@ -88,8 +88,8 @@ class Scaler:
             for key, revision in scaled.items():
                 try:
                     self._look(key, revision, time.monotonic())
-                except ValueError as error:
-                    log.warning("%s is not scaled: %s", revision.name, error)
+                except Exception:
+                    log.exception("%s is not scaled", revision.name)
 
     def _look(self, key: tuple[str, str], revision: RevisionPlan, now: float) -> None:
         known = self._known.setdefault(key, _Known())

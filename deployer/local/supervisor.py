@@ -64,13 +64,14 @@ class EnvoyProcess:
                 log.warning("Envoy ended: starting it again")
                 try:
                     self._spawn()
-                except (OSError, subprocess.SubprocessError) as error:
+                except (OSError, ValueError, subprocess.SubprocessError) as error:
                     log.warning("Envoy could not be started: %s", error)
                     pause = 1.0
                 else:
                     pause = 0.2
             rotate(self._log)
             rotate(self._options.access_log)
+            rotate(self._home.log)
 
     def close(self, end: bool) -> None:
         self._stopping.set()

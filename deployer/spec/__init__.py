@@ -23,7 +23,7 @@ from deployer.spec.annotations import (
 from deployer.spec.documents import documents
 from deployer.spec.formats import FORMATS, format_of
 from deployer.spec.notices import Notice, notices
-from deployer.spec.objects import MAX_MISTAKES, as_object, read_service
+from deployer.spec.objects import MAX_MISTAKES, as_object, predictor_object, read_service
 from deployer.spec.pods import quantity
 from deployer.spec.schema import (
     API_VERSION,
@@ -76,6 +76,7 @@ __all__ = [
     "is_custom",
     "notices",
     "parse",
+    "predictor_object",
     "quantity",
 ]
 

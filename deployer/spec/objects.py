@@ -401,6 +401,11 @@ def as_object(service: InferenceService) -> dict[str, Any]:
     return result
 
 
+def predictor_object(predictor: Predictor) -> dict[str, Any]:
+    """One predictor as `as_object` has it."""
+    return _flat(predictor.model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+
 def _flat(component: dict[str, Any]) -> dict[str, Any]:
     """The inverse of `_component`."""
     model = component.get("model")

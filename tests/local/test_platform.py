@@ -331,3 +331,36 @@ def test_fewer_replicas_lose_no_request(platform, models):
         traffic.next(60)
     assert traffic.lost == []
     platform.serve("delete", "fewer")
+
+
+def test_a_service_made_again_under_its_name_has_nothing_of_the_one_before(platform, models):
+    platform.object("deploy", models[1], "--name", "phoenix")
+    platform.serve("delete", "phoenix", "--no-wait")
+    service = platform.object("deploy", models[2], "--name", "phoenix")
+    assert ask(service["status"]["url"], "phoenix") == (200, 2)
+    until(lambda: [p["ready"] for p in of(platform, "phoenix")] == [True])
+    assert ask(service["status"]["url"], "phoenix") == (200, 2)
+    platform.serve("delete", "phoenix")
+
+
+def test_a_canary_of_the_list_can_be_promoted_and_rolled_back_to(platform, models, tmp_path):
+    def model(number):
+        return {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": str(models[number])}}
+
+    service = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "listed"}}
+    spec = {
+        "predictor": model(1),
+        "canary": [{"trafficPercent": 0, "predictor": {"name": "blue", "model": {"storageUri": str(models[2])}}}],
+    }
+    (tmp_path / "listed.yaml").write_text(yaml.safe_dump(service | {"spec": spec}))
+    url = platform.object("apply", "-f", tmp_path / "listed.yaml", "--wait")["status"]["url"]
+    assert ask(url, "listed") == (200, 1)
+    assert ask(url, "listed", {"serve-revision": "listed-predictor-00002"}) == (200, 2)
+    before = {p["revision"]: p["pid"] for p in of(platform, "listed")}
+    platform.object("promote", "listed")
+    assert ask(url, "listed") == (200, 2)
+    after = {p["revision"]: p["pid"] for p in of(platform, "listed") if p["ready"]}
+    assert after["listed-predictor-00002"] == before["listed-predictor-00002"], "its process serves on"
+    platform.object("rollback", "listed")
+    assert ask(url, "listed") == (200, 1)
+    platform.serve("delete", "listed")
