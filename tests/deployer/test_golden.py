@@ -1,13 +1,10 @@
 """From manifests to what is planned, run, routed and told: files that a person reviews.
 
-`NAME.in.yaml` has two documents: the InferenceService, and what was seen of it (`revisions` by ready replicas, `models`
-by digest, `weights`, `history`). The other files are what comes of it; `UPDATE_GOLDEN=1 ./scripts/test
-tests/deployer/test_golden.py` writes them anew. Read the difference as if you were the user.
+The cases are read by `cases.py`; `UPDATE_GOLDEN=1 ./scripts/test tests/deployer/test_golden.py` writes what comes of them
+anew. Read the difference as if you were the user.
 """
 
 import dataclasses
-import os
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,37 +12,12 @@ import yaml
 from deployer import spec, status
 from deployer.local import process
 from deployer.local.envoy import Backend, Endpoint, HeaderRoute, Mirror, ServiceRoutes
-from deployer.observed import Failure, History, ModelSeen, Observed, RevisionSeen
+from deployer.observed import RevisionSeen
 from deployer.plan import plan
+from tests.deployer.cases import FOLDER, cases, check, plain, read
 
-FOLDER = Path(__file__).parent / "golden"
-CASES = sorted(p.name.removesuffix(".in.yaml") for p in FOLDER.glob("*.in.yaml"))
+CASES = cases()
 NOW = 1_800_000_000.0
-
-
-def read(case):
-    """The service, and what was seen of it.
-
-    Revisions of the input are templates by the predictor they came from: a first plan of that predictor gives the hash.
-    """
-    service, seen = yaml.safe_load_all((FOLDER / f"{case}.in.yaml").read_text())
-    models = {
-        uri: ModelSeen(**m, failure=None) if "failure" not in m else ModelSeen(m["state"], failure=Failure(**m["failure"]))
-        for uri, m in seen.get("models", {}).items()
-    }
-    revisions = []
-    for number, one in enumerate(seen.get("revisions", ()), 1):
-        meta = {k: v for k, v in service["metadata"].items() if k != "annotations"}
-        before = {**service, "metadata": meta, "spec": {"predictor": one["predictor"]}}
-        (made,) = plan(spec.parse(before), Observed(models=models)).revisions
-        failure = Failure(**one["failure"]) if "failure" in one else None
-        name = made.name[:-5] + f"{number:05d}"
-        revisions.append(RevisionSeen(name, number, made.hash, made.template, one["ready"], one["ready"], one["ready"], failure))
-    url = f"http://127.0.0.1:8085/serving/default/{service['metadata']['name']}"
-    observed = Observed(
-        tuple(revisions), models, seen.get("weights", {}), History(**seen.get("history", {})), url, "http://127.0.0.1:20000"
-    )
-    return service, observed
 
 
 def outcome(case):
@@ -78,23 +50,11 @@ def local(planned, seen):
     return {"processes": run, "routes": routes}
 
 
-def plain(value):
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_what_comes_of_a_manifest_is_what_was_reviewed(case):
     planned, told, here, _, _ = outcome(case)
     for kind, value in (("plan", plain(planned)), ("status", told), ("local", plain(here))):
-        text = yaml.safe_dump(value, sort_keys=False, width=130)
-        file = FOLDER / f"{case}.{kind}.yaml"
-        if os.environ.get("UPDATE_GOLDEN"):
-            file.write_text(text)
-        assert text == file.read_text(), f"{file.name}: UPDATE_GOLDEN=1 writes it anew"
+        check(FOLDER / f"{case}.{kind}.yaml", yaml.safe_dump(value, sort_keys=False, width=130))
 
 
 @pytest.mark.parametrize("case", CASES)
