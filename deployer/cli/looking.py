@@ -114,11 +114,11 @@ def predict(
         if condition(service, "IngressReady").get("status") != "True" or not url:
             ready = condition(service)
             raise Conflict(f"{name} does not answer yet: {ready.get('reason', '')}: {ready.get('message', '')}")
-        headers = dict(h.split(":", 1) if ":" in h else h.split("=", 1) for h in header or ())
+        headers = dict(map(_header, header or ()))
         body = _request_body(url, name, data)
         path = f"/v1/models/{name}:predict" if "instances" in body else f"/v2/models/{name}/infer"
         started = time.monotonic()
-        answer = _call(url + path, body, {k.strip(): v.strip() for k, v in headers.items()})
+        answer = _call(url + path, body, headers)
         took = time.monotonic() - started
         if output is Form.json:
             print(json.dumps(answer))
@@ -129,6 +129,13 @@ def predict(
         say(f"{took * 1e3:.1f} ms", "dim")
 
 
+def _header(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition(":") if ":" in text else text.partition("=")
+    if not separator or not name.strip():
+        raise SpecError([spec.Mistake("--header", f"found {text!r}, wanted NAME: VALUE, such as 'serve-revision: candidate'")])
+    return name.strip(), value.strip()
+
+
 def _request_body(url: str, name: str, data: str | None) -> dict[str, Any]:
     if data is None:
         page = _call(f"{url}/openapi.json", None, {})
@@ -137,11 +144,16 @@ def _request_body(url: str, name: str, data: str | None) -> dict[str, Any]:
             return dict(content["application/json"]["example"])
         except KeyError:
             raise DeployerError(f"{name} has no sample of its inputs; give a request with --data") from None
-    text = sys.stdin.read() if data == "-" else Path(data[1:]).read_text() if data.startswith("@") else data
     try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+        text = sys.stdin.read() if data == "-" else Path(data[1:]).read_text() if data.startswith("@") else data
+        body = json.loads(text)
+    except OSError as error:
+        raise SpecError([spec.Mistake("--data", f"{data[1:]} can't be read: {error.strerror}")]) from None
+    except ValueError as error:
         raise SpecError([spec.Mistake("--data", f"is no JSON object: {error}")]) from None
+    if not isinstance(body, dict):
+        raise SpecError([spec.Mistake("--data", 'is no JSON object; wanted {"instances": […]} or {"inputs": […]}')])
+    return body
 
 
 def _call(url: str, body: Any, headers: dict[str, str]) -> Any:

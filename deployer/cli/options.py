@@ -1,5 +1,6 @@
 """What several verbs take: their options, the client they talk to, and the manifests that -f names."""
 
+import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -20,15 +21,18 @@ class Where(StrEnum):
 
 
 def seconds(text: str | float) -> float:
-    """ "30", "30s", "2m", "1h" in seconds; typer.BadParameter for anything else."""
+    """ "30", "30s", "2m", "1h" in seconds; typer.BadParameter for anything else, and for what is no time to wait."""
     if isinstance(text, float):  # a default
         return text
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     number = text[:-1] if text[-1:] in units else text
     try:
-        return float(number) * units.get(text[-1:], 1.0)
+        found = float(number) * units.get(text[-1:], 1.0)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 30s, 2m or 1h") from None
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise typer.BadParameter(f"{text!r} is no time; write 30s, 2m or 1h")
+    return found
 
 
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The services' namespace.")]
@@ -59,6 +63,8 @@ def documents(name: str) -> list[dict[str, Any]]:
             found += spec.documents(one.read_text(), str(one))
         except OSError as error:
             raise SpecError([spec.Mistake(str(one), f"can't be read: {error.strerror}")]) from None
+        except UnicodeDecodeError:
+            raise SpecError([spec.Mistake(str(one), "is no manifest: it is not text in UTF-8")]) from None
     return found
 
 

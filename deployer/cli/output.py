@@ -59,6 +59,10 @@ def errors() -> Iterator[None]:
         raise give_up(str(error), USAGE) from None
     except DeployerError as error:
         raise give_up(str(error)) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of files that were named, and of stdout
+        raise give_up(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 

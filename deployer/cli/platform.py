@@ -37,7 +37,8 @@ def up(
             client.up(port)
             say(f"the platform is up on {client.platform()['url']}")
             return
-        state.find().root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if unusable := state.find().unusable():
+            raise give_up(unusable)
         flags = ["--port", str(port)] if port else []
         os.execv(sys.executable, [sys.executable, "-P", "-m", "deployer.local.supervisor", *flags])
 
@@ -107,13 +108,8 @@ def _envoy() -> tuple[bool, str, str]:
 
 
 def _home(home: state.Home) -> tuple[bool, str, str]:
-    try:
-        home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (home.root / ".doctor").write_text("")
-        (home.root / ".doctor").unlink()
-    except OSError as error:
-        return False, "state", f"{home.root}: {error.strerror}; SERVEPLANE_HOME moves it"
-    return True, "state", str(home.root)
+    unusable = home.unusable()
+    return not unusable, "state", unusable or str(home.root)
 
 
 def _space(home: state.Home) -> tuple[bool, str, str]:

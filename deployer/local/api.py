@@ -14,6 +14,7 @@ import logging
 import os
 import socketserver
 import threading
+import urllib.parse
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ class _Request(BaseHTTPRequestHandler):
         if path.startswith(f"{RUNTIMES}/"):
             here = path.removeprefix(f"{RUNTIMES}/")
             return platform.install(json.loads(body)) if verb == "PUT" else {"items": platform.installed(here)}
-        parts = path.removeprefix(ROOT).strip("/").split("/")
+        parts = [urllib.parse.unquote(part) for part in path.removeprefix(ROOT).strip("/").split("/")]
         if not path.startswith(ROOT) or "inferenceservices" not in parts:
             raise NotFound(f"there is nothing at {path}")
         namespace = parts[1] if parts[0] == "namespaces" else None

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from deployer.local import state
 from deployer.local.api import ROOT, RUNTIMES
 
 START_SECONDS = 30.0
+ANSWER_SECONDS = 30.0
 
 
 class _Connection(http.client.HTTPConnection):
@@ -78,6 +80,8 @@ class LocalClient:
         """Have a supervisor; started in the background where there is none."""
         if self.is_up():
             return
+        if unusable := self._home.unusable():
+            raise DeployerError(unusable)
         self._tell("starting the platform in the background …")
         self._home.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [sys.executable, "-P", "-m", "deployer.local.supervisor", *(["--port", str(port)] if port else [])]
@@ -125,7 +129,9 @@ class LocalClient:
     def _ask(self, verb: str, path: str, body: Any = None) -> dict[str, Any]:
         try:
             status, answer = self._call(verb, path, body)
-        except (FileNotFoundError, ConnectionError, http.client.HTTPException):
+        except TimeoutError:
+            raise DeployerError(f"the platform did not answer within {ANSWER_SECONDS:g} s; its log: {self._home.log}") from None
+        except (OSError, http.client.HTTPException):
             self.up()
             status, answer = self._call(verb, path, body)
         if status == 200:
@@ -136,7 +142,7 @@ class LocalClient:
         raise {404: NotFound, 409: Conflict}.get(status, DeployerError)(text)
 
     def _call(self, verb: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
-        connection = _Connection(str(self._home.socket), 30.0)
+        connection = _Connection(str(self._home.socket), ANSWER_SECONDS)
         try:
             connection.request(verb, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
@@ -146,5 +152,11 @@ class LocalClient:
 
 
 def _path(namespace: str | None, name: str | None = None) -> str:
-    middle = f"/namespaces/{namespace}" if namespace else ""
-    return f"{ROOT}{middle}/inferenceservices" + (f"/{name}" if name else "")
+    middle = f"/namespaces/{_quoted(namespace)}" if namespace else ""
+    return f"{ROOT}{middle}/inferenceservices" + (f"/{_quoted(name)}" if name is not None else "")
+
+
+def _quoted(name: str) -> str:
+    if not name:
+        raise NotFound("there is no InferenceService with an empty name")
+    return urllib.parse.quote(name, safe="")

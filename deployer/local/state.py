@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# What a socket's address may have, in bytes, and how much of it comes after the state directory.
+LONGEST_ADDRESS, LONGEST_SOCKET = 107, len("/supervisor.sock")
+
 
 @dataclass(frozen=True)
 class Home:
@@ -52,6 +55,19 @@ class Home:
 
     def logs(self, namespace: str, service: str) -> Path:
         return self.root / "logs" / namespace / service
+
+    def unusable(self) -> str:
+        """Why no platform can be kept here, and what to do; nothing where one can.  Makes the directory."""
+        longest = LONGEST_ADDRESS - LONGEST_SOCKET
+        if (length := len(os.fsencode(self.root))) > longest:
+            return f"{self.root} has {length} bytes, and at most {longest} leave room for a socket; SERVEPLANE_HOME moves it"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            return f"{self.root}: {error.strerror}; SERVEPLANE_HOME moves the state directory"
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            return f"{self.root} can't be written to; SERVEPLANE_HOME moves the state directory"
+        return ""
 
     def service_keys(self) -> list[str]:
         files = (self.root / "services").glob("*/*.json")

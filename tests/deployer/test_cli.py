@@ -1,6 +1,7 @@
 """The `serve` command as a person types it: what it prints where, and with which code it ends."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,9 @@ WRONG = [
     ("nothing to deploy", ["deploy", "/nowhere/m.onnx"], 1, "no model found at /nowhere/m.onnx"),
     ("a cluster", ["get", "--target", "kubernetes"], 1, "not built yet"),
     ("a time that is none", ["deploy", EXAMPLES / "iris.skops", "--timeout", "soon"], 2, "30s, 2m or 1h"),
+    ("a time that is no number", ["deploy", EXAMPLES / "iris.skops", "--timeout", "nan"], 2, "30s, 2m or 1h"),
+    ("a time before now", ["deploy", EXAMPLES / "iris.skops", "--timeout=-5s"], 2, "30s, 2m or 1h"),
+    ("a model for a manifest", ["apply", "-f", EXAMPLES / "iris.skops"], 2, "not text in UTF-8"),
     ("nothing to apply", ["apply", "-f", "/nowhere.yaml"], 2, "can't be read"),
     ("nothing to delete", ["delete"], 2, "name a service"),
     ("nothing to check", ["check", "/nowhere/m.onnx"], 1, "no model found at /nowhere/m.onnx"),
@@ -45,6 +49,35 @@ def test_a_mistake_ends_with_its_code_and_a_text_without_a_traceback(arguments, 
     assert done.returncode == code
     assert text in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+HOMES = [
+    ("too long for a socket", "/tmp/" + "h" * 90, "SERVEPLANE_HOME moves it"),
+    ("not to be made", "/proc/nowhere", "/proc/nowhere: No such file or directory; SERVEPLANE_HOME moves"),
+    ("a file", __file__, "SERVEPLANE_HOME moves"),
+]
+
+
+@pytest.mark.parametrize(("home", "text"), [h[1:] for h in HOMES], ids=[h[0] for h in HOMES])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["get"], 1), (["deploy", EXAMPLES / "iris.skops"], 1), (["platform", "up"], 1), (["doctor"], 1), (["platform", "down"], 0)],
+    ids=["get", "deploy", "up", "doctor", "down"],
+)
+def test_a_state_directory_that_can_t_be_used_is_told_with_what_to_do(arguments, code, home, text):
+    done = serve(*arguments, env={**os.environ, "SERVEPLANE_HOME": home})
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert text in done.stdout + done.stderr or code == 0
+
+
+def test_output_that_can_t_be_written_ends_with_a_line_that_says_so():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-P", "-m", "deployer.cli", "render", "-f", EXAMPLES / "manifests" / "iris.yaml"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize("model", ["iris.skops", "mlp.onnx", "python/model.py"])

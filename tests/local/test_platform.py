@@ -266,6 +266,31 @@ def test_a_manifest_is_applied_shown_in_every_form_and_deleted(platform, models,
     platform.serve("delete", "applied", "-n", "team", "--ignore-not-found")
 
 
+ODD = [
+    ("a file that isn't there", ["predict", "odd", "--data", "@/nowhere.json"], 2, "/nowhere.json can't be read"),
+    ("a list for an object", ["predict", "odd", "--data", "[1]"], 2, 'wanted {"instances"'),
+    ("a header without a value", ["predict", "odd", "-H", "stable"], 2, "wanted NAME: VALUE"),
+    ("a name with a space", ["get", "two words"], 3, "'two words'"),
+    ("a name that is not ASCII", ["status", "é"], 3, "'é'"),
+    ("a name with a slash", ["delete", "odd/revisions"], 3, "'odd/revisions'"),
+    ("an empty name", ["status", ""], 3, "empty name"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), [o[1:] for o in ODD], ids=[o[0] for o in ODD])
+def test_a_mistake_of_a_caller_of_services_ends_with_its_code_and_a_text(platform, odd, arguments, code, text):
+    done = platform.serve(*arguments, code=code)
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def odd(platform, models):
+    platform.serve("deploy", models[1], "--name", "odd")
+    yield
+    platform.serve("delete", "odd")
+
+
 def test_what_is_not_there_in_time_is_exit_4_with_the_reason(platform, tmp_path):
     (tmp_path / "model.py").write_text(
         "import time\nclass M:\n    def load(self, path): time.sleep(60)\n    def predict(self, inputs): ...\n"
