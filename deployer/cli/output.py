@@ -10,13 +10,14 @@ from typing import Any
 
 import typer
 import yaml
-from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deployer.errors import DeployerError, NotFound, SpecError
 
 FAILED, USAGE, NOT_FOUND, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
+WIDEST = 10_000
 err = Console(stderr=True, highlight=False)
 
 
@@ -80,20 +81,25 @@ def show(items: Sequence[Mapping[str, Any]], form: Form, single: bool) -> None:
                 print(f"inferenceservice.serving.kserve.io/{one['metadata']['name']}")
         case _:
             _table(items, form is Form.wide)
+    sys.stdout.flush()  # a reader of `get -w` waits for each
 
 
 def _table(items: Sequence[Mapping[str, Any]], wide: bool) -> None:
     if not items:
         say("no services here; `serve deploy MODEL` makes one", "dim")
         return
-    table = Table(box=box.SIMPLE if sys.stdout.isatty() else None, pad_edge=False, show_edge=False)
     names = ["NAMESPACE", "NAME", "URL", "READY", "PREV", "LATEST", "PREVROLLEDOUTREVISION", "LATESTREADYREVISION", "AGE"]
-    for column in [*names, *(["REPLICAS", "ADDRESS", "REASON"] if wide else [])]:
-        table.add_column(column, no_wrap=True, overflow="fold")
-    for one in items:
-        table.add_row(*_row(one, wide))
-    # a pipe gets whole lines, whatever the width of nobody's terminal
-    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(table)
+    print_table([*names, *(["REPLICAS", "ADDRESS", "REASON"] if wide else [])], [_row(one, wide) for one in items])
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Whole, as kubectl prints its own: a terminal folds what is too long for it, and nothing is cut off."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False, width=WIDEST).print(table)
 
 
 def _row(one: Mapping[str, Any], wide: bool) -> list[str]:

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from deployer.cli.output import Form, errors, give_up, say
+from deployer.cli.output import Form, errors, give_up, print_table, say
 from deployer.local import state
 from deployer.local.client import LocalClient
 
@@ -60,20 +59,15 @@ def status(output: Output = Form.table) -> None:
         if output is Form.json:
             print(json.dumps(found, indent=2))
             return
-        out = Console(highlight=False)
         if found["pid"] is None:
-            out.print("the platform is not running; any `serve deploy` starts it")
+            print("the platform is not running; any `serve deploy` starts it")
             return
-        table = Table(box=None, pad_edge=False)
-        for column in ("WHAT", "PID", "WHERE", "STATE"):
-            table.add_column(column, no_wrap=True)
-        table.add_row("supervisor", str(found["pid"]), found["home"], "")
-        table.add_row("Envoy", str(found["envoy"]), found["url"], "")
+        rows = [["supervisor", str(found["pid"]), found["home"], ""], ["Envoy", str(found["envoy"]), found["url"], ""]]
         for one in found["processes"]:
             what = f"{one['namespace']}/{one['revision']}-{one['slot']}"
             doing = "ready" if one["ready"] else "starting" if one["pid"] else "waiting to start again"
-            table.add_row(what, str(one["pid"] or ""), f"127.0.0.1:{one['http_port']} :{one['grpc_port']}", doing)
-        out.print(table)
+            rows.append([what, str(one["pid"] or ""), f"127.0.0.1:{one['http_port']} :{one['grpc_port']}", doing])
+        print_table(("WHAT", "PID", "WHERE", "STATE"), rows)
 
 
 def doctor() -> None:

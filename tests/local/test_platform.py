@@ -4,6 +4,9 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
+import termios
 import threading
 import time
 from urllib.parse import urlsplit
@@ -291,6 +294,20 @@ def odd(platform, models):
     platform.serve("delete", "odd")
 
 
+@pytest.mark.parametrize("arguments", [["get", "-o", "wide"], ["platform", "status"]], ids=["get", "platform status"])
+def test_a_table_is_whole_on_a_narrow_terminal(platform, odd, arguments):
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (24, 40))
+    command = [sys.executable, "-P", "-m", "deployer.cli", *arguments]
+    subprocess.run(command, env=platform.environment, stdout=slave, stderr=slave, timeout=60, check=True)
+    os.close(slave)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert "odd-predictor-00001" in shown
+    assert str(platform.supervisor()) in shown or "http://127.0.0.1:" in shown
+    assert "…" not in shown
+
+
 def test_what_is_not_there_in_time_is_exit_4_with_the_reason(platform, tmp_path):
     (tmp_path / "model.py").write_text(
         "import time\nclass M:\n    def load(self, path): time.sleep(60)\n    def predict(self, inputs): ...\n"
@@ -301,9 +318,6 @@ def test_what_is_not_there_in_time_is_exit_4_with_the_reason(platform, tmp_path)
 
 
 def test_a_second_supervisor_gives_way(platform, pair):
-    import subprocess
-    import sys
-
     command = [sys.executable, "-P", "-m", "deployer.local.supervisor"]
     done = subprocess.run(command, env=platform.environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
