@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from deployer import spec
+from deployer.cli import waiting
 from deployer.cli.options import (
     Files,
     Namespace,
@@ -29,9 +30,13 @@ from deployer.cli.options import (
 from deployer.cli.output import Form, age, condition, errors, say, show
 from deployer.errors import Conflict, DeployerError, SpecError
 from deployer.local import process, state
+from deployer.local.client import LocalClient
 from deployer.observed import ModelSeen, Observed
 from deployer.plan import Abilities, plan
 from deployer.runtimes import formats_of, parse_runtime
+
+# How long `serve predict` waits for processes that are on their way back.
+STARTING_SECONDS = 60.0
 
 
 def get(
@@ -39,7 +44,7 @@ def get(
     namespace: Namespace = "default",
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Services of every namespace.")] = False,
     target: TargetOption = Where.local,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on and print what changes.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on and print each service that changes.")] = False,
     output: Output = Form.table,
 ) -> None:
     """List services, or show one."""
@@ -53,9 +58,9 @@ def get(
         show(seen, output, single=bool(name))
         while watch:
             time.sleep(0.5)
-            if (now := look()) != seen:
-                seen = now
-                show(seen, output, single=bool(name))
+            before, seen = seen, look()
+            for changed in (one for one in seen if one not in before):
+                show([changed], output, single=True)
 
 
 def status(name: Service, namespace: Namespace = "default", target: TargetOption = Where.local) -> None:
@@ -69,7 +74,7 @@ def status(name: Service, namespace: Namespace = "default", target: TargetOption
         out.print(f"{name}  Ready={ready.get('status', 'Unknown')}{why}", soft_wrap=True, markup=False)
         out.print(f"  url      {found.get('url', '')}\n  address  {found.get('address', {}).get('url', '')}", soft_wrap=True)
         traffic = {t["revisionName"]: t for t in found.get("components", {}).get("predictor", {}).get("traffic", ())}
-        running = [p for p in client.platform()["processes"] if (p["namespace"], p["service"]) == (namespace, name)]
+        running = _running(client, namespace, name)
         for revision in client.revisions(namespace, name):
             mine = [p for p in running if p["revision"] == revision["name"]]
             if not mine and revision["name"] not in traffic:
@@ -87,6 +92,10 @@ def status(name: Service, namespace: Namespace = "default", target: TargetOption
             out.print(
                 f"  {one['type']:22} {one['status']:8} {age(one['lastTransitionTime']):>5}  {text}", soft_wrap=True, markup=False
             )
+
+
+def _running(client: LocalClient, namespace: str, name: str) -> list[dict[str, Any]]:
+    return [p for p in client.platform()["processes"] if (p["namespace"], p["service"]) == (namespace, name)]
 
 
 def predict(
@@ -109,11 +118,15 @@ def predict(
 ) -> None:
     """Send a request to a service; without --data one that its model accepts."""
     with errors():
-        service = client_for(target).get(namespace, name)
+        client = client_for(target)
+        service = client.get(namespace, name)
         url = service.get("status", {}).get("url")
         if condition(service, "IngressReady").get("status") != "True" or not url:
             ready = condition(service)
             raise Conflict(f"{name} does not answer yet: {ready.get('reason', '')}: {ready.get('message', '')}")
+        if not any(p["ready"] for p in _running(client, namespace, name)):
+            # it served before, and this very command may have started the platform again
+            waiting.until_ready(client, service, STARTING_SECONDS)
         headers = dict(map(_header, header or ()))
         body = _request_body(url, name, data)
         path = f"/v1/models/{name}:predict" if "instances" in body else f"/v2/models/{name}/infer"

@@ -23,7 +23,8 @@ def until_ready(client: LocalClient, applied: Mapping[str, Any], timeout: float)
             service = client.get(meta["namespace"], meta["name"])
             status = service.get("status", {})
             ready = condition(service)
-            if status.get("observedGeneration") == service["metadata"]["generation"]:
+            seen = status.get("observedGeneration") == service["metadata"]["generation"]
+            if seen:
                 if ready.get("status") == "True":
                     return service
                 failed = status.get("modelStatus", {}).get("lastFailureInfo", {})
@@ -32,7 +33,7 @@ def until_ready(client: LocalClient, applied: Mapping[str, Any], timeout: float)
             text = ": ".join(t for t in (ready.get("reason"), ready.get("message")) if t)
             if ready.get("reason") == "InvalidSpec" and ready.get("status") == "False":
                 raise give_up(f"{meta['name']}: {text}")
-            if text and text != said:
+            if seen and text and text != said:  # what was so before this change is no news of it
                 say(f"{time.monotonic() - started:5.1f} s  {text}", "dim")
                 said = text
             if time.monotonic() - started > timeout:

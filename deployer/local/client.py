@@ -35,6 +35,7 @@ class LocalClient:
 
     def __init__(self, home: state.Home, tell: Callable[[str], None] = lambda text: None) -> None:
         self._home, self._tell = home, tell
+        self._was_up = False
 
     def get(self, namespace: str, name: str) -> dict[str, Any]:
         return self._ask("GET", _path(namespace, name))
@@ -132,8 +133,11 @@ class LocalClient:
         except TimeoutError:
             raise DeployerError(f"the platform did not answer within {ANSWER_SECONDS:g} s; its log: {self._home.log}") from None
         except (OSError, http.client.HTTPException):
+            if self._was_up and not self._home.pid.exists():
+                raise DeployerError("the platform was ended meanwhile; the next command starts it again") from None
             self.up()
             status, answer = self._call(verb, path, body)
+        self._was_up = True
         if status == 200:
             return answer
         text = answer.get("message", "")

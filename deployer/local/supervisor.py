@@ -121,7 +121,7 @@ class Supervisor:
         self._controller.stop()
         self._replicas.close(self.end_all)
         self.envoy.close(self.end_all)
-        for file in (self._home.socket, self._home.pid):
+        for file in (self._home.pid, self._home.socket):
             file.unlink(missing_ok=True)
         return 0
 

@@ -37,6 +37,9 @@ class Platform:
     def supervisor(self) -> int:
         return int(json.loads((self.home / "supervisor.json").read_text())["pid"])
 
+    def supervisor_is_up(self) -> bool:
+        return self.object("platform", "status")["pid"] is not None
+
     def envoy(self) -> int:
         return int(json.loads((self.home / "processes" / "envoy.json").read_text())["pid"])
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -59,6 +60,33 @@ def test_services_start_again_after_everything_was_ended(own, models):
     until(lambda: sum(p["ready"] for p in of(own, "m")) == 2)
     until(lambda: condition(own.object("get", "m"))["status"] == "True", 10)
     assert ask(url, "m") == (200, 2)
+
+
+def test_a_request_may_be_the_command_that_starts_everything_again(own, models):
+    own.serve("deploy", models[2], "--name", "m")
+    own.serve("platform", "down")
+    assert own.object("predict", "m")["outputs"]
+
+
+def test_a_watch_and_a_wait_end_with_the_platform_and_do_not_start_it_again(own, models, tmp_path):
+    own.serve("deploy", models[1], "--name", "m")
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "model.py").write_text(
+        "import time\nclass M:\n    def load(self, path): time.sleep(60)\n    def predict(self, inputs): ...\n"
+    )
+    command = [sys.executable, "-P", "-m", "deployer.cli"]
+    going = [
+        subprocess.Popen([*command, *words], env=own.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for words in (["get", "-w", "-o", "name"], ["deploy", tmp_path / "slow" / "model.py"])
+    ]
+    assert going[0].stdout.readline() == "inferenceservice.serving.kserve.io/m\n"
+    # the watch saw the service that is new, so both talk with the platform
+    assert going[0].stdout.readline() == "inferenceservice.serving.kserve.io/slow\n"
+    own.serve("platform", "down")
+    for one in going:
+        assert "the platform was ended" in one.communicate(timeout=60)[1]
+        assert one.returncode == 1
+    assert not own.supervisor_is_up()
 
 
 def test_all_is_found_again_when_supervisor_and_envoy_and_predictor_die_at_once(own, models):
