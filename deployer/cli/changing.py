@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -247,22 +248,27 @@ def delete(
     """Delete services; requests in flight are answered first."""
     with errors():
         client = client_for(target)
+        raws = [placed(raw, namespace) for one in file or () for raw in documents(one)]
         wanted = [(namespace, one) for one in names_ or ()]
-        named = (placed(raw, namespace)["metadata"] for one in file or () for raw in documents(one))
-        wanted += [(meta["namespace"], meta["name"]) for meta in named]
-        if not wanted:
+        wanted += [(raw["metadata"]["namespace"], raw["metadata"]["name"]) for raw in raws if not is_runtime(raw)]
+        steps = [partial(client.delete, *one) for one in wanted]
+        # after the services, so that none is planned anew because its runtime is gone
+        steps += [partial(client.uninstall, raw) for raw in raws if is_runtime(raw)]
+        if not steps:
             raise give_up("name a service, or a manifest with -f", 2)
-        gone = []
-        for where, one in wanted:
+        gone, missing = [], []
+        for step in steps:
             try:
-                gone.append(client.delete(where, one))
-            except NotFound:
-                if not ignore_not_found:
-                    raise
-        for one_gone in gone if wait else ():
-            waiting.until_gone(client, one_gone["metadata"]["namespace"], one_gone["metadata"]["name"], timeout)
+                gone.append(step())
+            except NotFound as error:
+                missing.append(str(error))
+        for one in gone if wait else ():
+            if not is_runtime(one):
+                waiting.until_gone(client, one["metadata"]["namespace"], one["metadata"]["name"], timeout)
         if output is Form.table:
-            for one_gone in gone:
-                print(f"inferenceservice.serving.kserve.io/{one_gone['metadata']['name']} deleted")
+            for one in gone:
+                print(f"{one['kind'].lower()}.serving.kserve.io/{one['metadata']['name']} deleted")
         else:
             show(gone, output, single=len(gone) == 1)
+        if missing and not ignore_not_found:
+            raise NotFound("\n".join(missing))

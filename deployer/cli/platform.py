@@ -32,6 +32,14 @@ def up(
     """Run the platform in the foreground, until Ctrl-C; its services go on until `serve platform down`."""
     with errors():
         client = _client()
+        if client.is_up():
+            found = client.platform()
+            if port not in (0, found["port"]):
+                raise give_up(f"the platform is up on {found['url']}; to move it: serve platform down, then up --port {port}")
+            if not background:
+                raise give_up(
+                    f"the platform is up already, on {found['url']} by pid {found['pid']}; to end it: serve platform down"
+                )
         if background:
             client.up(port)
             say(f"the platform is up on {client.platform()['url']}")

@@ -5,7 +5,7 @@ PUT    …/namespaces/NS/inferenceservices/NAME       the object, as `serve appl
 PUT    …/namespaces/NS/inferenceservices/NAME/content/C   the same; C: which content its models' URIs stand for
 DELETE …/namespaces/NS/inferenceservices/NAME
 GET    …/namespaces/NS/inferenceservices/NAME/revisions
-GET    /runtimes/NS     the runtimes that users installed there and for all; PUT installs one
+GET    /runtimes/NS     the runtimes that users installed there and for all; PUT installs one, DELETE takes it away
 GET    /platform       what runs;    POST /platform/down     ends it all
 """
 
@@ -84,8 +84,10 @@ class _Request(BaseHTTPRequestHandler):
             self.server.supervisor.stop.set()
             return self.server.supervisor.described()
         if path.startswith(f"{RUNTIMES}/"):
-            here = path.removeprefix(f"{RUNTIMES}/")
-            return platform.install(json.loads(body)) if verb == "PUT" else {"items": platform.installed(here)}
+            here = urllib.parse.unquote(path.removeprefix(f"{RUNTIMES}/"))
+            if verb == "GET":
+                return {"items": platform.installed(here)}
+            return (platform.install if verb == "PUT" else platform.uninstall)(json.loads(body))
         parts = [urllib.parse.unquote(part) for part in path.removeprefix(ROOT).strip("/").split("/")]
         if not path.startswith(ROOT) or "inferenceservices" not in parts:
             raise NotFound(f"there is nothing at {path}")

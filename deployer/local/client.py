@@ -60,6 +60,9 @@ class LocalClient:
         """A ServingRuntime or ClusterServingRuntime."""
         return self._ask("PUT", f"{RUNTIMES}/{raw['metadata'].get('namespace', 'default')}", raw)
 
+    def uninstall(self, raw: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("DELETE", f"{RUNTIMES}/{_quoted(raw['metadata'].get('namespace', 'default'))}", raw)
+
     def runtimes(self, namespace: str) -> list[dict[str, Any]]:
         return list(self._ask("GET", f"{RUNTIMES}/{namespace}")["items"])
 

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from deployer import names, spec
@@ -63,15 +64,30 @@ class LocalPlatform:
     def install(self, raw: dict[str, Any]) -> dict[str, Any]:
         """A ServingRuntime or ClusterServingRuntime: the services that it may be for are planned anew."""
         runtime = parse_runtime(raw)
-        namespace = runtime.metadata.namespace
-        check_conflicts(runtime, self.runtimes(namespace))
-        folder = namespace if runtime.kind == "ServingRuntime" else EVERYWHERE
-        state.write(self._home.root / "runtimes" / folder / f"{runtime.name}.json", raw)
+        check_conflicts(runtime, self.runtimes(runtime.metadata.namespace))
+        state.write(self._runtime_file(runtime), raw)
+        self._plan_all_anew()
+        return raw
+
+    def uninstall(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """Take a runtime away; what runs by it goes on, and a service that has no other says so."""
+        runtime = parse_runtime(raw)
+        file = self._runtime_file(runtime)
+        if not file.exists():
+            raise NotFound(f"there is no {runtime.kind} {runtime.name!r} in namespace {runtime.metadata.namespace!r}")
+        file.unlink()
+        self._plan_all_anew()
+        return raw
+
+    def _runtime_file(self, runtime: ServingRuntime) -> Path:
+        folder = runtime.metadata.namespace if runtime.kind == "ServingRuntime" else EVERYWHERE
+        return self._home.root / "runtimes" / folder / f"{runtime.name}.json"
+
+    def _plan_all_anew(self) -> None:
         with self._lock:
             keys = list(self._records)
         for key in keys:
             self._changed(key)
-        return raw
 
     def installed(self, namespace: str) -> list[dict[str, Any]]:
         folders = [self._home.root / "runtimes" / name for name in (namespace, EVERYWHERE)]

@@ -308,6 +308,25 @@ def test_a_table_is_whole_on_a_narrow_terminal(platform, odd, arguments):
     assert "…" not in shown
 
 
+def test_what_is_missing_keeps_nothing_else_from_being_deleted(platform, models):
+    platform.serve("deploy", models[1], "--name", "one", "--no-wait")
+    platform.serve("deploy", models[1], "--name", "two", "--no-wait")
+    done = platform.serve("delete", "nobody", "one", "nothing", "two", code=3)
+    assert done.stdout.split() == [
+        "inferenceservice.serving.kserve.io/one", "deleted", "inferenceservice.serving.kserve.io/two", "deleted",
+    ]  # fmt: skip
+    assert "'nobody'" in done.stderr
+    assert "'nothing'" in done.stderr
+    platform.serve("delete", "one", "--ignore-not-found")
+
+
+def test_platform_up_where_it_is_up_says_so_and_moves_nothing(platform, odd):
+    url = platform.object("platform", "status")["url"]
+    assert url in platform.serve("platform", "up", code=1).stderr
+    assert "serve platform down" in platform.serve("platform", "up", "-d", "--port", "1", code=1).stderr
+    assert url in platform.serve("platform", "up", "-d").stderr
+
+
 def test_what_is_not_there_in_time_is_exit_4_with_the_reason(platform, tmp_path):
     (tmp_path / "model.py").write_text(
         "import time\nclass M:\n    def load(self, path): time.sleep(60)\n    def predict(self, inputs): ...\n"
@@ -358,7 +377,12 @@ def test_a_runtime_of_the_user_s_own_serves_a_format_of_its_own(platform, models
     )
     assert "example.com/other:1" in told["message"]
     assert ask(applied["status"]["url"], "custom") == (200, 3)
-    platform.serve("delete", "custom")
+    deleted = platform.serve("delete", "-f", tmp_path / "both.yaml").stdout
+    assert "inferenceservice.serving.kserve.io/custom deleted" in deleted
+    assert "servingruntime.serving.kserve.io/mine deleted" in deleted
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(service | {"spec": {"predictor": {"model": model}}}))
+    assert "mine" in platform.serve("apply", "-f", tmp_path / "alone.yaml", code=2).stderr
+    assert "no ServingRuntime" in platform.serve("delete", "-f", tmp_path / "foreign.yaml", code=3).stderr
 
 
 def test_fewer_replicas_lose_no_request(platform, models):
