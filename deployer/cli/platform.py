@@ -68,7 +68,7 @@ def status(output: Output = Form.table) -> None:
             print(json.dumps(found, indent=2))
             return
         if found["pid"] is None:
-            print("the platform is not running; any `serve deploy` starts it")
+            print(_not_up(client))
             return
         rows = [["supervisor", str(found["pid"]), found["home"], ""], ["Envoy", str(found["envoy"]), found["url"], ""]]
         for one in found["processes"]:
@@ -76,6 +76,12 @@ def status(output: Output = Form.table) -> None:
             doing = "ready" if one["ready"] else "starting" if one["pid"] else "waiting to start again"
             rows.append([what, str(one["pid"] or ""), f"127.0.0.1:{one['http_port']} :{one['grpc_port']}", doing])
         print_table(("WHAT", "PID", "WHERE", "STATE"), rows)
+
+
+def _not_up(client: LocalClient) -> str:
+    if left := client.left_running():
+        return f"no supervisor runs; {left} processes of it serve on, and the next command looks after them again"
+    return "the platform is not running; any `serve deploy` starts it"
 
 
 def doctor() -> None:
@@ -122,7 +128,7 @@ def _space(home: state.Home) -> tuple[bool, str, str]:
 def _supervisor(home: state.Home) -> tuple[bool, str, str]:
     client = LocalClient(home)
     if not client.is_up():
-        return True, "platform", "not running; any `serve deploy` starts it"
+        return True, "platform", _not_up(client)
     found = client.platform()
     return True, "platform", f"pid {found['pid']} on {found['url']}, {len(found['processes'])} predictors"
 

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError
 from deployer.local import state
 from deployer.local.api import ROOT, RUNTIMES
+from deployer.local.replica import adopt
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 30.0
@@ -80,6 +80,11 @@ class LocalClient:
             return False
         return True
 
+    def left_running(self) -> int:
+        """How many processes serve on though no supervisor looks after them."""
+        files = [*self._home.process_files(), self._home.root / "processes" / "envoy.json"]
+        return sum(adopt(state.read(file)) is not None for file in files)
+
     def up(self, port: int = 0) -> None:
         """Have a supervisor; started in the background where there is none."""
         if self.is_up():
@@ -96,7 +101,7 @@ class LocalClient:
             )
         deadline = time.monotonic() + START_SECONDS
         while not self.is_up():
-            if child.poll() is not None and not self._other_starts():
+            if child.poll() is not None and not self._is_locked():
                 with self._home.log.open() as log_text:
                     log_text.seek(at)
                     said = log_text.read().strip().splitlines() or ["it said nothing"]
@@ -105,8 +110,8 @@ class LocalClient:
                 raise DeployerError(f"the platform did not start within {START_SECONDS:g} s; its log: {self._home.log}")
             time.sleep(0.03)
 
-    def _other_starts(self) -> bool:
-        """Two commands at once start two supervisors; the one without the lock gives way."""
+    def _is_locked(self) -> bool:
+        """Whether a supervisor runs, also one that does not answer yet, or no more: the one without the lock gives way."""
         import fcntl
 
         with self._home.lock.open("a") as file:
@@ -124,9 +129,9 @@ class LocalClient:
             # a dead supervisor's processes are ended by a new one
             self.up()
         described = self._ask("POST", "/platform/down")
-        pid = int(described["pid"])
+        # by its lock: one that this command started would be a zombie with a pid until the command ends
         deadline = time.monotonic() + 40
-        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        while self._is_locked() and time.monotonic() < deadline:
             time.sleep(0.03)
         return described
 

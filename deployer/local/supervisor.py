@@ -123,6 +123,8 @@ class Supervisor:
         self.envoy.close(self.end_all)
         for file in (self._home.pid, self._home.socket):
             file.unlink(missing_ok=True)
+        if not self.end_all:
+            log.info("the supervisor has ended; its services go on until `serve platform down`")
         return 0
 
     def described(self) -> dict[str, Any]:

@@ -89,6 +89,17 @@ def test_a_watch_and_a_wait_end_with_the_platform_and_do_not_start_it_again(own,
     assert not own.supervisor_is_up()
 
 
+def test_what_serves_on_without_a_supervisor_is_told_as_such(own, models):
+    own.serve("deploy", models[1], "--name", "m")
+    os.kill(own.supervisor(), signal.SIGINT)
+    until(lambda: not own.supervisor_is_up())
+    assert "2 processes of it serve on" in own.serve("platform", "status").stdout
+    assert "2 processes of it serve on" in own.serve("doctor").stdout
+    assert "its services go on" in (own.home / "logs" / "supervisor.log").read_text()
+    own.serve("platform", "down", timeout=20)
+    assert "the platform is not running" in own.serve("platform", "status").stdout
+
+
 def test_all_is_found_again_when_supervisor_and_envoy_and_predictor_die_at_once(own, models):
     url = own.object("deploy", models[2], "--name", "m")["status"]["url"]
     for pid in (own.supervisor(), own.envoy(), own.processes()[0]["pid"]):
