@@ -128,9 +128,11 @@ def _finish(client: LocalClient, applied: dict[str, Any], wait: bool, timeout: f
 def _page(service: Mapping[str, Any], took: float | None) -> None:
     meta, status = service["metadata"], service.get("status", {})
     out = Console(highlight=False)
+    # without --wait, what the status says may be of the spec before
+    is_seen = status.get("observedGeneration") == meta["generation"]
     ready = (
         "is ready" + (f" after {took:.1f} s" if took is not None else "")
-        if condition(service).get("status") == "True"
+        if is_seen and condition(service).get("status") == "True"
         else "is on its way"
     )
     out.print(f"\n  {meta['name']} {ready}\n")

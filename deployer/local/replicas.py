@@ -233,7 +233,7 @@ class Replicas:
         key = names.key(replica.namespace, replica.service)
         job = self._jobs.get((key, replica.revision))
         if job:
-            words = words.replace(job.model, job.template["uri"])
+            words = _named_by_uri(words, job.model, job.template["uri"])
         if not replica.ended_by_us:
             self._fail(replica, *_why(replica, code, words), code)
         replica.failures += 1
@@ -264,6 +264,13 @@ class Replicas:
             for port in (replica.http_port, replica.grpc_port):
                 self._ports.release(port)
         self._changed(names.key(replica.namespace, replica.service))
+
+
+def _named_by_uri(words: str, model: str, uri: str) -> str:
+    """What a predictor says of the cache's copy, said of what the user named; of `model.py:Class` it names the file alone."""
+    file, its_class, _ = model.partition(".py:")
+    words = words.replace(model, uri)
+    return words.replace(f"{file}.py", f"{uri.partition('.py:')[0]}.py") if its_class else words
 
 
 def _why(replica: Replica, code: int | None, words: str) -> tuple[str, str]:

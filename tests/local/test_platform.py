@@ -308,6 +308,19 @@ def test_a_table_is_whole_on_a_narrow_terminal(platform, odd, arguments):
     assert "…" not in shown
 
 
+def test_a_class_that_is_not_there_is_told_by_the_file_that_was_named(platform, tmp_path):
+    (tmp_path / "model.py").write_text("class M:\n    def predict(self, inputs): ...\n")
+    told = platform.serve("deploy", f"{tmp_path}/model.py:N", "--name", "classless", code=1).stderr
+    assert f"{tmp_path}/model.py has no class 'N'" in told
+    platform.serve("delete", "classless")
+
+
+def test_a_change_that_nobody_waits_for_is_on_its_way_whatever_was_before(platform, models):
+    platform.serve("deploy", models[1], "--name", "hasty")
+    assert "is on its way" in platform.serve("deploy", models[2], "--name", "hasty", "--no-wait").stdout
+    platform.serve("delete", "hasty")
+
+
 def test_what_is_missing_keeps_nothing_else_from_being_deleted(platform, models):
     platform.serve("deploy", models[1], "--name", "one", "--no-wait")
     platform.serve("deploy", models[1], "--name", "two", "--no-wait")
