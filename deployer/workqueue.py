@@ -9,6 +9,11 @@ from collections.abc import Callable
 FIRST, LONGEST = 0.2, 60.0
 
 
+def pause(first: float, longest: float, failures: int) -> float:
+    """Seconds to wait after so many failures in a row, doubling from `first`; also where they went on for weeks."""
+    return min(longest, first * 2.0 ** min(failures - 1, 60))
+
+
 class WorkQueue:
     """A queue of keys for several threads; `clock` gives monotonic seconds."""
 
@@ -71,7 +76,7 @@ class WorkQueue:
                 self._failures.pop(key, None)
             self._changed.notify_all()
         if failures:
-            self.add(key, min(LONGEST, FIRST * 2 ** (failures - 1)) * (0.5 + self._jitter() / 2))
+            self.add(key, pause(FIRST, LONGEST, failures) * (0.5 + self._jitter() / 2))
 
     def close(self) -> None:
         with self._changed:

@@ -26,6 +26,7 @@ from deployer.observed import Failure, History, ModelSeen, Observed, RevisionSee
 from deployer.plan import Abilities, Plan
 from deployer.runtimes import ServingRuntime, check_conflicts, formats_of, parse_runtime
 from deployer.status import timestamp
+from deployer.workqueue import pause
 
 log = logging.getLogger(__name__)
 KEPT_REVISIONS = 10
@@ -316,8 +317,8 @@ class LocalPlatform:
             else:
                 known = self._models[key, uri].digest
                 self._models[key, uri] = ModelSeen("failed", known, failure=failure)
-                pause = min(LONGEST_FETCH_PAUSE, FIRST_FETCH_PAUSE * 2**tries)
-                self._tries[key, uri] = (tries + 1, time.monotonic() + pause)
+                wait = pause(FIRST_FETCH_PAUSE, LONGEST_FETCH_PAUSE, tries + 1)
+                self._tries[key, uri] = (tries + 1, time.monotonic() + wait)
         self._changed(key)
 
     # routes

@@ -20,6 +20,7 @@ from deployer.local import process, state
 from deployer.local.replica import Ports, Replica, answers_ready, last_words, rotate, spawn
 from deployer.observed import Failure
 from deployer.plan import RevisionPlan
+from deployer.workqueue import pause
 
 log = logging.getLogger(__name__)
 # Seconds: what a model may take to load, and between two looks.
@@ -150,13 +151,8 @@ class Replicas:
             for replica in self.all():
                 try:
                     busy |= self._look(replica, time.monotonic())
-                except OSError as error:
-                    log.warning("%s-%d: %s", replica.revision, replica.slot, error)
-                    replica.start_at = time.monotonic() + FIRST_PAUSE
-                except Exception:
-                    # the others are not to go without care for one's sake
-                    log.exception("a bug at %s-%d", replica.revision, replica.slot)
-                    replica.start_at = time.monotonic() + FIRST_PAUSE
+                except Exception as error:
+                    self._stumbled(replica, error)
             self._wake.wait(BUSY_TICK if busy else IDLE_TICK)
 
     def _look(self, replica: Replica, now: float) -> bool:
@@ -179,6 +175,19 @@ class Replicas:
             return self._probe_starting(replica, now)
         self._look_after(replica, now)
         return False
+
+    def _stumbled(self, replica: Replica, error: Exception) -> None:
+        """This one could not be looked after; the others are, and it is tried again."""
+        replica.failures += 1
+        replica.start_at = time.monotonic() + _pause(replica.failures)
+        if isinstance(error, OSError):
+            message = error.strerror or str(error)
+        else:
+            log.error("%s-%d:", replica.revision, replica.slot, exc_info=error)
+            message = f"{type(error).__name__}: {error}"
+        if replica.process is None and not replica.draining:
+            self._fail(replica, "StartFailed", f"the predictor can't be started: {message}", None)
+            self._changed(names.key(replica.namespace, replica.service))
 
     def _start(self, replica: Replica, now: float) -> None:
         key = names.key(replica.namespace, replica.service)
@@ -237,8 +246,7 @@ class Replicas:
         if not replica.ended_by_us:
             self._fail(replica, *_why(replica, code, words), code)
         replica.failures += 1
-        pause = 0.0 if replica.is_ready and replica.failures == 1 else FIRST_PAUSE * 2 ** (replica.failures - 1)
-        replica.start_at = now + min(pause, LONGEST_PAUSE) * (0.75 + random.random() / 2)
+        replica.start_at = now + (0.0 if replica.is_ready and replica.failures == 1 else _pause(replica.failures))
         if "can't listen" in words:
             self._move(replica)
         replica.process, replica.is_ready, replica.ended_by_us = None, False, False
@@ -273,13 +281,24 @@ def _named_by_uri(words: str, model: str, uri: str) -> str:
     return words.replace(f"{file}.py", f"{uri.partition('.py:')[0]}.py") if its_class else words
 
 
+def _pause(failures: int) -> float:
+    return pause(FIRST_PAUSE, LONGEST_PAUSE, failures) * (0.75 + random.random() / 2)
+
+
+def _name(number: int) -> str:
+    """A signal's, also where it is one of those that have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _why(replica: Replica, code: int | None, words: str) -> tuple[str, str]:
     """KServe's reason and a line for a person, from how a process ended."""
     times = f" ({replica.failures + 1} times now)" if replica.failures else ""
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
         cause = "; the kernel does that where memory runs out" if -code == signal.SIGKILL else ""
-        return ("CrashLoop" if replica.failures > 1 else "Crashed"), f"the predictor was ended by {name}{times}{cause}"
+        return ("CrashLoop" if replica.failures > 1 else "Crashed"), f"the predictor was ended by {_name(-code)}{times}{cause}"
     if not replica.is_ready and words:
         return "ModelLoadFailed", words
     return ("CrashLoop" if replica.failures > 1 else "Crashed"), f"the predictor ended{times}: {words or f'exit code {code}'}"

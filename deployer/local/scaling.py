@@ -88,8 +88,8 @@ class Scaler:
             for key, revision in scaled.items():
                 try:
                     self._look(key, revision, time.monotonic())
-                except Exception:
-                    log.exception("%s is not scaled", revision.name)
+                except Exception as error:
+                    log.warning("%s is not scaled: %s: %s", revision.name, type(error).__name__, error)
 
     def _look(self, key: tuple[str, str], revision: RevisionPlan, now: float) -> None:
         known = self._known.setdefault(key, _Known())

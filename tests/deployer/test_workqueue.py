@@ -86,3 +86,13 @@ def test_closing_ends_those_who_wait():
     queue.close()
     thread.join(5)
     assert taken == [None]
+
+
+def test_a_key_that_fails_for_days_comes_back_every_minute():
+    clock, queue = made()
+    queue.add("a")
+    for _ in range(1100):
+        assert due(queue) == ["a"]
+        queue.done("a", failed=True)
+        clock.now += 60.0
+    assert due(queue) == ["a"]
