@@ -146,7 +146,7 @@ def answers_ready(port: int, timeout: float = 0.5) -> bool:
 
 
 class Ports:
-    """Ports of 127.0.0.1 outside the range that the kernel gives to outgoing connections."""
+    """Ports of 127.0.0.1 outside the range that the kernel gives to outgoing connections.  Safe for threads."""
 
     FIRST, LAST = 20000, 29999
 
@@ -192,6 +192,8 @@ class Replica:
     slot: int
     http_port: int
     grpc_port: int
+    hash: str = ""
+    """Of the template that it runs."""
     # what runs in it now
     process: Process | None = None
     since: float = 0.0
@@ -216,7 +218,8 @@ class Replica:
 
     def record(self) -> dict[str, Any]:
         mine = {"namespace": self.namespace, "service": self.service, "revision": self.revision, "slot": self.slot}
-        mine |= {"http_port": self.http_port, "grpc_port": self.grpc_port, "was_ready": self.was_ready}
+        mine |= {"http_port": self.http_port, "grpc_port": self.grpc_port, "hash": self.hash}
+        mine |= {"was_ready": self.was_ready, "is_ready": self.is_ready}
         return mine | (self.process.record() if self.process else {})
 
     def file(self, home: state.Home) -> Path:
@@ -235,9 +238,9 @@ class Replica:
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Replica":
         names = ("namespace", "service", "revision", "slot", "http_port", "grpc_port")
-        replica = cls(**{name: record[name] for name in names})
+        replica = cls(**{name: record[name] for name in names}, hash=record.get("hash", ""))
         replica.process = adopt(record)
         replica.was_ready = bool(record.get("was_ready"))
-        replica.is_ready = replica.was_ready and replica.process is not None
+        replica.is_ready = bool(record.get("is_ready")) and replica.process is not None
         replica.since = time.monotonic()
         return replica
