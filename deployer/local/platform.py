@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ EVERYWHERE = "_"
 FIRST_FETCH_PAUSE, LONGEST_FETCH_PAUSE = 2.0, 300.0
 
 
+@dataclass(eq=False)
+class _Fetch:
+    """A model on its way to one service, or to be tried again."""
+
+    tries: int = 0
+    not_before: float = 0.0
+    running: bool = False
+    again: bool = False
+    """It was asked for once more meanwhile: what comes may be older than that."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
 class LocalPlatform:
     """The verbs of `platform.Platform`, and those by which a user's wishes come in: `put`, `remove`, `roll_back`."""
 
@@ -42,10 +55,12 @@ class LocalPlatform:
         self._home, self._proxy, self._ports, self._replicas, self._base_url = home, proxy, ports, replicas, base_url
         self._cache = Cache(home.cache)
         self._lock = threading.RLock()
+        self._pushing = threading.Lock()
         self._records: dict[str, dict[str, Any]] = {}
         self._models: dict[tuple[str, str], ModelSeen] = {}
-        self._tries: dict[tuple[str, str], tuple[int, float]] = {}
-        self._tickets: dict[tuple[str, str], object] = {}
+        self._fetches: dict[tuple[str, str], _Fetch] = {}
+        # the objects that `get` gave last, by key: a plan is of one of these
+        self._given: dict[str, dict[str, Any]] = {}
         self._routes: dict[str, ServiceRoutes] = {}
         self._route_error = ""
         self._changed: Callable[[str], None] = lambda key: None
@@ -55,8 +70,9 @@ class LocalPlatform:
                 # what it says was so when the last supervisor looked
                 record["object"].get("status", {}).pop("observedGeneration", None)
                 ports.keep(record["port"])
+                unseen = record.setdefault("unseen", [])
                 for uri, digest in record["models"].items():
-                    self._models[key, uri] = ModelSeen("fetched", digest)
+                    self._models[key, uri] = ModelSeen("fetching" if uri in unseen else "fetched", digest)
         for key in self._records:
             self._routes[key] = self._route(key)
 
@@ -105,41 +121,62 @@ class LocalPlatform:
             old = self._records.get(key)
             if old:
                 spec.check_update(spec.parse(old["object"], formats=None), service)
-            record = old or {"port": self._ports.free(), "revisions": [], "models": {}, "history": {}, "weights": {}}
-            if old is None:
-                # of a service of this name that was deleted: not to be taken for this one's
-                self._replicas.retire(key, set())
+            record = dict(old or {"port": self._port(key), "revisions": [], "models": {}, "history": {}, "weights": {}})
             record["object"] = _merged(old["object"] if old else None, service)
-            record["object"]["status"].pop("observedGeneration", None)
+            record["models"], record["unseen"] = self._resolve(key, record, service, content)
+            # on disk first: what was accepted is not forgotten, and what could not be written was not accepted
+            state.write(self._home.service(key), record)
             self._records[key] = record
-            self._resolve_again(key, service, content)
-            self._save(key)
+            self._look_again(key, record, _uris(service))
+            shown: dict[str, Any] = copy.deepcopy(record["object"])
         self._changed(key)
-        return self.shown(key)
+        return shown
 
-    def _resolve_again(self, key: str, service: spec.InferenceService, content: str) -> None:
-        """A file may have other content under the same name: look at it again, and serve the known one until then.
+    def _port(self, key: str) -> int:
+        """A new service's own; that of one of the same name, where that has just been deleted."""
+        before = self._routes.get(key)
+        return before.port if before else self._ports.free()
 
+    def _resolve(
+        self, key: str, record: Mapping[str, Any], service: spec.InferenceService, content: str
+    ) -> tuple[dict[str, str], list[str]]:
+        """The digests of the models that are known, by URI, and the URIs that are to be looked at.
+
+        A file may have other content under the same name: it is looked at again, and the known one serves until then.
         With `content` "known" nothing is looked at, and with a revision's name it is what that revision had.
         """
-        had = {r["template"]["uri"]: r["template"]["digest"] for r in self._records[key]["revisions"] if r["name"] == content}
-        for uri in _uris(service):
-            seen = self._models.get((key, uri))
-            digest = had.get(uri) or (seen.digest if seen else "")
-            if digest and (uri in had or content == "known"):
-                self._models[key, uri] = ModelSeen("fetched", digest)
-                self._records[key]["models"][uri] = digest
+        had = {r["template"]["uri"]: r["template"]["digest"] for r in record["revisions"] if r["name"] == content}
+        seen = {uri: model.digest for (owner, uri), model in self._models.items() if owner == key}
+        known = {uri: digest for uri in _uris(service) if (digest := had.get(uri) or seen.get(uri))}
+        settled = known if content == "known" else had
+        return known, [uri for uri in _uris(service) if uri not in settled]
+
+    def _look_again(self, key: str, record: Mapping[str, Any], uris: Iterable[str]) -> None:
+        for uri in [uri for owner, uri in self._models if owner == key and (uri not in uris or uri not in record["unseen"])]:
+            self._drop(key, uri)
+        for uri in uris:
+            if uri not in record["unseen"]:
+                self._models[key, uri] = ModelSeen("fetched", record["models"][uri])
                 continue
-            self._models[key, uri] = ModelSeen("fetching", digest)
-            self._tries.pop((key, uri), None)
-            self._tickets.pop((key, uri), None)
+            self._models[key, uri] = ModelSeen("fetching", record["models"].get(uri, ""))
+            under_way = self._fetches.get((key, uri))
+            if under_way and under_way.running:
+                under_way.again = True
+                continue
+            self._fetches.pop((key, uri), None)
             self._fetch(key, uri)
+
+    def _drop(self, key: str, uri: str) -> None:
+        del self._models[key, uri]
+        if fetch := self._fetches.pop((key, uri), None):
+            fetch.cancelled.set()
 
     def remove(self, key: str) -> dict[str, Any]:
         with self._lock:
             shown = self.shown(key)
-            del self._records[key]
             self._home.service(key).unlink(missing_ok=True)
+            del self._records[key]
+            self._drop_all(key)
         self._changed(key)
         return shown
 
@@ -173,7 +210,15 @@ class LocalPlatform:
 
     def get(self, key: str) -> dict[str, Any] | None:
         with self._lock:
-            return copy.deepcopy(self._records[key]["object"]) if key in self._records else None
+            if key not in self._records:
+                return None
+            self._given[key] = self._records[key]["object"]
+            return copy.deepcopy(self._given[key])
+
+    def _record(self, key: str) -> dict[str, Any] | None:
+        """The record, where it is still of the object that `get` gave; another one will be planned anew."""
+        record = self._records.get(key)
+        return record if record and record["object"] is self._given.get(key) else None
 
     def runtimes(self, namespace: str) -> Sequence[ServingRuntime]:
         return [parse_runtime(document) for document in self.installed(namespace)]
@@ -199,7 +244,7 @@ class LocalPlatform:
             )
 
     def _seen(self, key: str, record: dict[str, Any]) -> RevisionSeen:
-        mine = [r for r in self._replicas.of(key) if r.revision == record["name"] and not r.leaving]
+        mine = self._replicas.running(key, record["name"], record["hash"])
         return RevisionSeen(
             record["name"],
             record["number"],
@@ -213,7 +258,7 @@ class LocalPlatform:
 
     def apply(self, key: str, plan: Plan) -> None:
         with self._lock:
-            record = self._records.get(key)
+            record = self._record(key)
             if record is None:
                 return
             self._remember(key, record, plan)
@@ -222,8 +267,7 @@ class LocalPlatform:
             for revision in plan.revisions:
                 model = self._cache.path(revision.template["digest"], _file_name(revision.template["uri"]))
                 if model is None:
-                    self._models[key, revision.template["uri"]] = ModelSeen("fetching")
-                    self._fetch(key, revision.template["uri"])
+                    self._fetch_lost(key, revision.template["uri"], revision.template["digest"])
                     continue
                 self._replicas.scale(key, revision, str(model))
             record["weights"] = {t.revision: t.percent for t in plan.traffic if t.percent}
@@ -249,7 +293,7 @@ class LocalPlatform:
 
     def report(self, key: str, status: dict[str, Any]) -> None:
         with self._lock:
-            record = self._records.get(key)
+            record = self._record(key)
             if record is None or record["object"].get("status") == status:
                 return
             record["object"]["status"] = status
@@ -260,12 +304,14 @@ class LocalPlatform:
     def delete(self, key: str) -> None:
         with self._lock:
             if key in self._records:
+                # made again meanwhile
                 return
-            self._routes.pop(key, None)
-            for owner, uri in [m for m in self._models if m[0] == key]:
-                del self._models[owner, uri]
+            route = self._routes.pop(key, None)
+            self._given.pop(key, None)
         if self._push():
             self._proxy.wait_applied(5.0)
+        if route:
+            self._ports.release(route.port)
         self._replicas.retire(key, set())
         with self._lock:
             keep = {r["template"]["digest"] for record in self._records.values() for r in record["revisions"]}
@@ -273,29 +319,39 @@ class LocalPlatform:
 
     # models
 
+    def _drop_all(self, key: str) -> None:
+        for uri in [uri for owner, uri in self._models if owner == key]:
+            self._drop(key, uri)
+
+    def _fetch_lost(self, key: str, uri: str, digest: str) -> None:
+        """What was here is not any more.  Where its URI gives something else by now, that is another revision's."""
+        seen = self._models.get((key, uri))
+        if seen is None or (seen.state == "fetched" and seen.digest == digest):
+            self._models[key, uri] = ModelSeen("fetching")
+        self._fetch(key, uri)
+
     def _fetch(self, key: str, uri: str) -> None:
         """In a thread of its own, where it is not there, not on its way, and not to be tried later."""
         seen = self._models.get((key, uri))
-        tries, not_before = self._tries.get((key, uri), (0, 0.0))
-        if (seen and seen.state == "fetched") or (key, uri) in self._tickets or time.monotonic() < not_before:
+        fetch = self._fetches.get((key, uri)) or _Fetch()
+        if (seen and seen.state == "fetched") or fetch.running or time.monotonic() < fetch.not_before:
             return
+        threading.Thread(target=self._fetch_now, args=(key, uri, fetch), name=f"fetch {uri}", daemon=True).start()
         self._models[key, uri] = ModelSeen("fetching", seen.digest if seen else "", failure=seen.failure if seen else None)
-        ticket = self._tickets[key, uri] = object()
-        threading.Thread(target=self._fetch_now, args=(key, uri, tries, ticket), name=f"fetch {uri}", daemon=True).start()
+        self._fetches[key, uri] = fetch
+        fetch.running = True
 
-    def _fetch_now(self, key: str, uri: str, tries: int, ticket: object) -> None:
-        """What it finds counts only while `ticket` is the last one given out: a later look has the later content."""
-
+    def _fetch_now(self, key: str, uri: str, fetch: _Fetch) -> None:
         def progress(done: int, total: int | None) -> None:
             with self._lock:
                 seen = self._models.get((key, uri))
-                if seen and seen.state == "fetching" and self._tickets.get((key, uri)) is ticket:
+                if seen and seen.state == "fetching" and self._fetches.get((key, uri)) is fetch:
                     self._models[key, uri] = ModelSeen("fetching", seen.digest, done, total, seen.failure)
             self._changed(key)
 
         digest, failure = "", None
         try:
-            digest = self._cache.fetch(uri, progress).digest
+            digest = self._cache.fetch(uri, progress, fetch.cancelled).digest
         except FetchError as error:
             failure = Failure(error.reason, error.message, time.time())
         except OSError as error:
@@ -305,21 +361,28 @@ class LocalPlatform:
             log.exception("fetching %s", uri)
             failure = Failure("DownloadFailed", f"{uri}: {type(error).__name__}: {error}", time.time())
         with self._lock:
-            if self._tickets.get((key, uri)) is not ticket:
-                return
-            del self._tickets[key, uri]
-            if (key, uri) not in self._models or key not in self._records:
-                return
-            if failure is None:
-                self._models[key, uri] = ModelSeen("fetched", digest)
-                self._records[key]["models"][uri] = digest
-                self._tries.pop((key, uri), None)
-            else:
-                known = self._models[key, uri].digest
-                self._models[key, uri] = ModelSeen("failed", known, failure=failure)
-                wait = pause(FIRST_FETCH_PAUSE, LONGEST_FETCH_PAUSE, tries + 1)
-                self._tries[key, uri] = (tries + 1, time.monotonic() + wait)
+            # the fetch of a service that is gone, or of a model that it does not want any more, is nobody's
+            if self._fetches.get((key, uri)) is fetch:
+                self._fetched(key, uri, fetch, digest, failure)
         self._changed(key)
+
+    def _fetched(self, key: str, uri: str, fetch: _Fetch, digest: str, failure: Failure | None) -> None:
+        known = digest or self._models[key, uri].digest
+        fetch.running = False
+        if failure is None:
+            self._records[key]["models"][uri] = digest
+            del self._fetches[key, uri]
+        if fetch.again:
+            self._fetches.pop((key, uri), None)
+            self._models[key, uri] = ModelSeen("fetching", known)
+            self._fetch(key, uri)
+        elif failure is None:
+            self._models[key, uri] = ModelSeen("fetched", digest)
+            self._records[key]["unseen"] = [u for u in self._records[key]["unseen"] if u != uri]
+        else:
+            self._models[key, uri] = ModelSeen("failed", known, failure=failure)
+            fetch.tries += 1
+            fetch.not_before = time.monotonic() + pause(FIRST_FETCH_PAUSE, LONGEST_FETCH_PAUSE, fetch.tries)
 
     # routes
 
@@ -338,20 +401,23 @@ class LocalPlatform:
 
     def _endpoints(self, key: str, revision: str) -> tuple[Endpoint, ...]:
         """The ready ones; where none is, those that were, so that requests are held for them."""
-        mine = [r for r in self._replicas.of(key) if r.revision == revision and r.was_ready and not r.leaving]
+        hashes = [r["hash"] for r in self._records[key]["revisions"] if r["name"] == revision]
+        mine = [r for r in self._replicas.running(key, revision, *hashes) if r.was_ready] if hashes else []
         ready = [r for r in mine if r.is_ready]
         return tuple(Endpoint(r.http_port, r.grpc_port) for r in ready or mine)
 
     def _push(self) -> bool:
-        with self._lock:
-            routes = [self._routes[key] for key in sorted(self._routes)]
-        try:
-            self._proxy.apply(routes)
-        except OSError as error:
-            self._route_error = f"the routes can't be written: {error.strerror or error}; those before stay in use"
-            return False
-        self._route_error = self._proxy.rejected()
-        return not self._route_error
+        # one at a time: routes that were read before another's must not be written after them
+        with self._pushing:
+            with self._lock:
+                routes = [self._routes[key] for key in sorted(self._routes)]
+            try:
+                self._proxy.apply(routes)
+            except OSError as error:
+                self._route_error = f"the routes can't be written: {error.strerror or error}; those before stay in use"
+                return False
+            self._route_error = self._proxy.rejected()
+            return not self._route_error
 
     def _save(self, key: str) -> None:
         state.write(self._home.service(key), self._records[key])
@@ -378,4 +444,6 @@ def _merged(old: dict[str, Any] | None, service: spec.InferenceService) -> dict[
     changed = old is None or old["spec"] != given["spec"] or before.get("annotations", {}) != meta.get("annotations", {})
     meta["generation"] = int(before.get("generation", 0)) + int(changed)
     meta["resourceVersion"] = str(int(before.get("resourceVersion", "0")) + 1)
-    return kept | {"metadata": meta, "spec": given["spec"], "status": old.get("status", {}) if old else {}}
+    # nobody has looked at this one yet
+    status = {k: v for k, v in old.get("status", {}).items() if k != "observedGeneration"} if old else {}
+    return kept | {"metadata": meta, "spec": given["spec"], "status": status}

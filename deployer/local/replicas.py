@@ -74,6 +74,10 @@ class Replicas:
         with self._lock:
             return [r for r in self._replicas if names.key(r.namespace, r.service) == key]
 
+    def running(self, key: str, revision: str, hash: str) -> list[Replica]:
+        """Those of a revision that are to stay; a deleted service's have its name perhaps, and another hash."""
+        return [r for r in self.of(key) if r.revision == revision and r.hash == hash and not r.leaving]
+
     def failure(self, key: str, revision: str) -> Failure | None:
         return self._failures.get((key, revision))
 
@@ -84,25 +88,34 @@ class Replicas:
 
     def want(self, key: str, revision: str, number: int) -> None:
         """Have as many from the next plan on."""
-        self._wanted[key, revision] = number
+        with self._lock:
+            if (key, revision) not in self._jobs:
+                return
+            self._wanted[key, revision] = number
         self._changed(key)
 
     def scale(self, key: str, revision: RevisionPlan, model: str) -> None:
         """Have between `min_replicas` and `max_replicas` of it; surplus ones are for `retire` to drain."""
         with self._lock:
-            present = sum(r.revision == revision.name and not r.leaving for r in self.of(key))
+            for replica in self.of(key):
+                replica.surplus |= replica.revision == revision.name and replica.hash != revision.hash
+            mine = self.running(key, revision.name, revision.hash)
+            before = self._jobs.get((key, revision.name))
+            if before and before.plan.hash != revision.hash:
+                # a service of the same name was deleted
+                self._forget_revision(key, revision.name)
             # a supervisor that is new to it keeps what is there until the scaler knows better
-            wanted = self._wanted.get((key, revision.name), present)
+            wanted = self._wanted.get((key, revision.name), len(mine))
             number = min(max(wanted, revision.min_replicas), revision.max_replicas)
             self._jobs[key, revision.name] = Job(dict(revision.template), model, revision)
-            mine = [r for r in self.of(key) if r.revision == revision.name and not r.leaving]
             taken = {r.slot for r in self.of(key) if r.revision == revision.name}
             for _ in range(number - len(mine)):
                 slot = next(n for n in range(len(taken) + 1) if n not in taken)
                 taken.add(slot)
                 namespace, _, name = key.partition("/")
-                self._replicas.append(Replica(namespace, name, revision.name, slot, self._ports.free(), self._ports.free()))
-            for replica in mine[number:]:
+                ports = self._ports.free(), self._ports.free()
+                self._replicas.append(Replica(namespace, name, revision.name, slot, *ports, revision.hash))
+            for replica in sorted(mine, key=lambda r: (not r.is_ready, r.process is None))[number:]:
                 replica.surplus = True
         self._wake.set()
 
@@ -112,10 +125,13 @@ class Replicas:
             for replica in self.of(key):
                 if replica.revision not in keep or replica.surplus:
                     replica.drain(time.monotonic(), process.GRACE_SECONDS + 5)
-            for kept in (self._jobs, self._wanted, self._failures):
-                for at in [at for at in kept if at[0] == key and at[1] not in keep]:
-                    del kept[at]
+            for at in [at for at in {*self._jobs, *self._failures} if at[0] == key and at[1] not in keep]:
+                self._forget_revision(*at)
         self._wake.set()
+
+    def _forget_revision(self, key: str, revision: str) -> None:
+        for known in (self._jobs, self._failures, self._wanted):
+            known.pop((key, revision), None)
 
     def close(self, end: bool) -> None:
         """Stop looking after them; with `end`, stop the processes too, the slow ones by force."""
@@ -158,11 +174,12 @@ class Replicas:
     def _look(self, replica: Replica, now: float) -> bool:
         """One look at one replica; whether the next should be soon."""
         running = replica.process is not None and replica.process.is_alive()
+        if replica.leaving and not running:
+            self._forget(replica)
+            return True
         if replica.draining:
-            if running and replica.process and now > replica.stop_by:
+            if replica.process and now > replica.stop_by:
                 replica.process.signal(signal.SIGKILL)
-            elif not running:
-                self._forget(replica)
             return True
         if replica.process is None:
             if now >= replica.start_at:
@@ -211,8 +228,8 @@ class Replicas:
             replica.since = now
             key = names.key(replica.namespace, replica.service)
             self._failures.pop((key, replica.revision), None)
-            state.write(replica.file(self._home), replica.record())
             self._changed(key)
+            state.write(replica.file(self._home), replica.record())
         elif now - replica.since > LOAD_SECONDS and replica.process:
             replica.process.signal(signal.SIGKILL)
         return True
@@ -271,6 +288,7 @@ class Replicas:
             self._tended.pop(replica.log(self._home), None)
             for port in (replica.http_port, replica.grpc_port):
                 self._ports.release(port)
+            self._tended.pop(replica.log(self._home), None)
         self._changed(names.key(replica.namespace, replica.service))
 
 
