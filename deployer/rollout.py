@@ -47,8 +47,11 @@ def step(ask: Ask, history: History, ready: Collection[str], weights: Mapping[st
     if not shares or not main.traffic:
         return main
     rest = 100 - sum(percent for _, percent in shares)
+    (stable, _), *others = main.traffic
+    # of what the candidates leave, the revision that is being rolled out has what it had, and the stable one what remains
+    coming = [(name, min(percent, rest)) for name, percent in others]
     traffic: dict[str, int] = {}
-    for name, percent in [(main.traffic[0][0], rest), *main.traffic[1:], *shares]:
+    for name, percent in [(stable, rest - sum(percent for _, percent in coming)), *coming, *shares]:
         traffic[name] = traffic.get(name, 0) + percent
     keep = tuple(dict.fromkeys([*main.keep, *(name for name, _ in shares)]))
     return Step(tuple(traffic.items()), keep, main.history)

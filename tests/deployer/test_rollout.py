@@ -45,6 +45,11 @@ STEPS = [
         "a canary becomes the stable one: the same revision, and it serves on",
         Ask("r2"), ONE, "r1 r2", {"r1": 90, "r2": 10}, {"r2": 100}, "r2", "r2",
     ),
+    (
+        "one of two canaries is promoted, and too small yet for more: it keeps what it has",
+        Ask("r2", None, (Candidate("b", "r3", 30),)),
+        ONE, "r1 r3", {"r1": 60, "r2": 10, "r3": 30}, {"r1": 60, "r2": 10, "r3": 30}, "r1 r2 r3", "r1",
+    ),
 ]  # fmt: skip
 
 
@@ -93,3 +98,20 @@ def test_what_is_being_replaced_may_die(percent, alive, traffic):
     made = step(Ask("r2", percent), ONE, frozenset(), {"r1": 80, "r2": 20}, frozenset(alive.split()))
     assert dict(made.traffic) == traffic
     assert made.history.rolled_out == "r1"
+
+
+CANARIES = st.lists(st.tuples(st.sampled_from(("", *REVISIONS, "c1", "c2")), st.integers(0, 50)), max_size=2).map(
+    lambda found: tuple(Candidate(f"c{n}", revision, percent) for n, (revision, percent) in enumerate(found))
+)
+EVERYTHING = st.frozensets(st.sampled_from((*REVISIONS, "c1", "c2")))
+
+
+@given(st.sampled_from(("", *REVISIONS)), CANARIES, HISTORIES, EVERYTHING, EVERYTHING, st.integers(0, 100))
+def test_shares_sum_up_also_while_a_service_with_canaries_is_rolled_out(latest, canaries, history, ready, alive, share):
+    weights = {history.rolled_out or "r3": 100 - share, latest or "r2": share}
+    if len(weights) == 1:
+        weights = dict.fromkeys(weights, 100)
+    made = step(Ask(latest, None, canaries), history, ready, weights, ready | alive)
+    assert sum(percent for _, percent in made.traffic) in (0, 100)
+    assert all(percent >= 0 for _, percent in made.traffic)
+    assert {name for name, _ in made.traffic} <= set(made.keep)

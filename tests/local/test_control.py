@@ -11,9 +11,8 @@ from deployer.controller import reconcile
 from deployer.local import process, state
 from deployer.local.cache import FetchError, Model
 from deployer.local.platform import LocalPlatform
-from deployer.local.replica import Ports, Replica
+from deployer.local.replica import Ports
 from deployer.local.replicas import Replicas
-from deployer.plan import RevisionPlan
 from tests.local.conftest import until
 
 # A predictor as the platform sees one: it listens, and says that it is ready.
