@@ -12,6 +12,7 @@ GET    /platform       what runs;    POST /platform/down     ends it all
 import json
 import logging
 import os
+import re
 import socketserver
 import threading
 import urllib.parse
@@ -19,7 +20,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deployer.errors import Conflict, DeployerError, NotFound, SpecError
+from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError, show
+from deployer.spec.documents import MAX_DEPTH
 
 if TYPE_CHECKING:
     from deployer.local.supervisor import Supervisor
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ROOT = "/apis/serving.kserve.io/v1beta1"
 RUNTIMES = "/runtimes"
-LARGEST = 4 << 20
+LARGEST, MOST_DISCARDED = 4 << 20, 64 << 20
 STATUS = {NotFound: 404, SpecError: 422, Conflict: 409}
 
 
@@ -39,6 +41,8 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
 class _Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # seconds; a client that says nothing does not keep a thread for ever
+    timeout = 60.0
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -46,6 +50,12 @@ class _Request(BaseHTTPRequestHandler):
 
     def address_string(self) -> str:
         return "local"
+
+    def _discard(self, length: int) -> None:
+        """Read a body that is not wanted: who is still sending it would not see an answer."""
+        left = min(length, MOST_DISCARDED)
+        while left > 0 and (part := self.rfile.read(min(left, 1 << 16))):
+            left -= len(part)
 
     def _answer(self, code: int, body: Any) -> None:
         data = json.dumps(body).encode()
@@ -56,9 +66,14 @@ class _Request(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _do(self) -> None:
-        length = int(self.headers.get("content-length") or 0)
+        asked = self.headers.get("content-length") or "0"
+        if not (asked.isascii() and asked.isdigit()) or "transfer-encoding" in self.headers:
+            self.close_connection = True
+            return self._answer(400, {"message": "the body's length is to be told by content-length, in bytes"})
+        length = int(asked)
         if length > LARGEST:
             self.close_connection = True
+            self._discard(length)
             return self._answer(413, {"message": f"an object of {length} bytes; at most {LARGEST} are taken"})
         body = self.rfile.read(length)
         try:
@@ -83,28 +98,85 @@ class _Request(BaseHTTPRequestHandler):
             self.server.supervisor.end_all = True
             self.server.supervisor.stop.set()
             return self.server.supervisor.described()
-        if path.startswith(f"{RUNTIMES}/"):
-            here = urllib.parse.unquote(path.removeprefix(f"{RUNTIMES}/"))
+        if found := _RUNTIMES.fullmatch(path):
+            if verb == "PUT":
+                return platform.install(_object(body))
+            if verb == "DELETE":
+                return platform.uninstall(_object(body))
             if verb == "GET":
-                return {"items": platform.installed(here)}
-            return (platform.install if verb == "PUT" else platform.uninstall)(json.loads(body))
-        parts = [urllib.parse.unquote(part) for part in path.removeprefix(ROOT).strip("/").split("/")]
-        if not path.startswith(ROOT) or "inferenceservices" not in parts:
-            raise NotFound(f"there is nothing at {path}")
-        namespace = parts[1] if parts[0] == "namespaces" else None
-        rest = parts[parts.index("inferenceservices") + 1 :]
-        if not rest:
-            return {"apiVersion": "v1", "kind": "List", "items": platform.listed(namespace)}
-        key = f"{namespace}/{rest[0]}"
-        if verb == "PUT":
-            return platform.put(json.loads(body), content=rest[2] if rest[1:2] == ["content"] else "")
-        if verb == "DELETE":
-            return platform.remove(key)
-        if rest[1:] == ["revisions"]:
-            return {"items": platform.revisions(key)}
-        if rest[1:] == ["processes"]:
-            return {"running": platform.is_busy(key)}
-        return platform.shown(key)
+                return {"items": platform.installed(found["namespace"])}
+        if found := _SERVICES.fullmatch(path):
+            namespace, name = found["namespace"], found["name"]
+            match verb, *(found["rest"] or "").split("/"):
+                case "GET", "" if not name:
+                    return {"apiVersion": "v1", "kind": "List", "items": platform.listed(namespace)}
+                case "GET", "":
+                    return platform.shown(f"{namespace}/{name}")
+                case "GET", "revisions":
+                    return {"items": platform.revisions(f"{namespace}/{name}")}
+                case "GET", "processes":
+                    return {"running": platform.is_busy(f"{namespace}/{name}")}
+                case "PUT", "" if name:
+                    return platform.put(_named(_object(body), namespace, name))
+                case "PUT", "content", content:
+                    return platform.put(_named(_object(body), namespace, name), content)
+                case "DELETE", "" if name:
+                    return platform.remove(f"{namespace}/{name}")
+        raise NotFound(f"there is nothing to {verb} at {path}")
+
+
+_NAME = "[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?"
+_RUNTIMES = re.compile(f"{RUNTIMES}/(?P<namespace>{_NAME})")
+_SERVICES = re.compile(
+    f"{re.escape(ROOT)}(?:/namespaces/(?P<namespace>{_NAME}))?/inferenceservices"
+    f"(?(namespace)(?:/(?P<name>{_NAME})(?:/(?P<rest>revisions|processes|content/[^/]+))?)?)"
+)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """A body's JSON; SpecError where it is none, or none that an object could have."""
+    try:
+        found = json.loads(body, parse_constant=_no_constant)
+        if _depth(found) > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+    except RecursionError:
+        raise SpecError([Mistake("", "this is not JSON: it is nested too deeply")]) from None
+    except ValueError as error:
+        raise SpecError([Mistake("", f"this is not JSON: {error}")]) from error
+    if not isinstance(found, dict):
+        raise SpecError([Mistake("", f"found {show(found)}, wanted an object with apiVersion, kind, metadata, spec")])
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number there")
+
+
+def _depth(value: Any) -> int:
+    deepest, waiting = 0, [(value, 1)]
+    while waiting:
+        one, depth = waiting.pop()
+        deepest = max(deepest, depth)
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        waiting += [(each, depth + 1) for each in inner]
+    return deepest
+
+
+def _named(raw: dict[str, Any], namespace: str, name: str) -> dict[str, Any]:
+    """The object, where it is the one of this path."""
+    meta = raw.get("metadata")
+    # what is no object, or has no name, the spec's own check tells
+    if isinstance(meta, dict) and isinstance(meta.get("name"), str):
+        found = meta.get("namespace", "default"), meta["name"]
+        if found != (namespace, name):
+            raise SpecError(
+                [
+                    Mistake(
+                        "metadata.name", f"found {show(found[1])} in {show(found[0])}, the path is of {name!r} in {namespace!r}"
+                    )
+                ]
+            )
+    return raw
 
 
 def serve(socket: Path, supervisor: "Supervisor") -> _Server:

@@ -113,8 +113,8 @@ class LocalPlatform:
 
     def put(self, raw: dict[str, Any], content: str = "") -> dict[str, Any]:
         """Apply an object: made, or changed where its spec, labels or annotations differ; SpecError where it is wrong."""
-        meta = raw.get("metadata") if isinstance(raw, dict) else None
-        formats = formats_of(self.runtimes(str((meta or {}).get("namespace", "default"))))
+        meta = raw.get("metadata")
+        formats = formats_of(self.runtimes(str(meta.get("namespace", "default") if isinstance(meta, dict) else "default")))
         service = spec.parse(raw, formats=formats)
         key = names.key(service.metadata.namespace, service.metadata.name)
         with self._lock:
