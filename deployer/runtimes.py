@@ -38,6 +38,8 @@ __all__ = [
 
 API_VERSION = "serving.kserve.io/v1alpha1"
 KINDS = ("ServingRuntime", "ClusterServingRuntime")
+# Of a file, with what is put around it.
+MAX_NAME = 240
 
 
 class SupportedFormat(Part):
@@ -111,6 +113,12 @@ def _check(runtime: ServingRuntime) -> Iterator[Mistake]:
         yield Mistake("kind", f"missing; wanted {' or '.join(KINDS)}")
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", runtime.name):
         yield Mistake("metadata.name", f"found {show(runtime.name or None)}, wanted small letters, digits, '-' and '.'")
+    if len(runtime.name) > MAX_NAME:
+        yield Mistake("metadata.name", f"is too long: it has {len(runtime.name)} characters, and {MAX_NAME} are allowed")
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", runtime.metadata.namespace):
+        yield Mistake(
+            "metadata.namespace", f"found {show(runtime.metadata.namespace)}, wanted at most 63 small letters, digits and '-'"
+        )
     if not any(container.get("name") == SERVER_CONTAINER for container in spec.containers) and not spec.multi_model:
         names = ", ".join(show(one.get("name")) for one in spec.containers) or "none"
         yield Mistake("spec.containers", f"found {names}, wanted one called {SERVER_CONTAINER}: the one that serves")
