@@ -121,11 +121,19 @@ class LocalPlatform:
             old = self._records.get(key)
             if old:
                 spec.check_update(spec.parse(old["object"], formats=None), service)
+            if old is None:
+                # of a service of this name that was deleted: not to be taken for this one's
+                self._replicas.retire(key, set())
             record = dict(old or {"port": self._port(key), "revisions": [], "models": {}, "history": {}, "weights": {}})
             record["object"] = _merged(old["object"] if old else None, service)
             record["models"], record["unseen"] = self._resolve(key, record, service, content)
             # on disk first: what was accepted is not forgotten, and what could not be written was not accepted
-            state.write(self._home.service(key), record)
+            try:
+                state.write(self._home.service(key), record)
+            except OSError:
+                if old is None and key not in self._routes:
+                    self._ports.release(record["port"])
+                raise
             self._records[key] = record
             self._look_again(key, record, _uris(service))
             shown: dict[str, Any] = copy.deepcopy(record["object"])
@@ -244,7 +252,7 @@ class LocalPlatform:
             )
 
     def _seen(self, key: str, record: dict[str, Any]) -> RevisionSeen:
-        mine = self._replicas.running(key, record["name"], record["hash"])
+        mine = self._replicas.running(key, record["name"])
         return RevisionSeen(
             record["name"],
             record["number"],
@@ -401,8 +409,7 @@ class LocalPlatform:
 
     def _endpoints(self, key: str, revision: str) -> tuple[Endpoint, ...]:
         """The ready ones; where none is, those that were, so that requests are held for them."""
-        hashes = [r["hash"] for r in self._records[key]["revisions"] if r["name"] == revision]
-        mine = [r for r in self._replicas.running(key, revision, *hashes) if r.was_ready] if hashes else []
+        mine = [r for r in self._replicas.running(key, revision) if r.was_ready]
         ready = [r for r in mine if r.is_ready]
         return tuple(Endpoint(r.http_port, r.grpc_port) for r in ready or mine)
 

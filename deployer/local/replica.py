@@ -192,8 +192,6 @@ class Replica:
     slot: int
     http_port: int
     grpc_port: int
-    hash: str = ""
-    """Of the template that it runs."""
     # what runs in it now
     process: Process | None = None
     since: float = 0.0
@@ -218,7 +216,7 @@ class Replica:
 
     def record(self) -> dict[str, Any]:
         mine = {"namespace": self.namespace, "service": self.service, "revision": self.revision, "slot": self.slot}
-        mine |= {"http_port": self.http_port, "grpc_port": self.grpc_port, "hash": self.hash}
+        mine |= {"http_port": self.http_port, "grpc_port": self.grpc_port}
         mine |= {"was_ready": self.was_ready, "is_ready": self.is_ready}
         return mine | (self.process.record() if self.process else {})
 
@@ -238,7 +236,7 @@ class Replica:
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Replica":
         names = ("namespace", "service", "revision", "slot", "http_port", "grpc_port")
-        replica = cls(**{name: record[name] for name in names}, hash=record.get("hash", ""))
+        replica = cls(**{name: record[name] for name in names})
         replica.process = adopt(record)
         replica.was_ready = bool(record.get("was_ready"))
         replica.is_ready = bool(record.get("is_ready")) and replica.process is not None

@@ -74,9 +74,9 @@ class Replicas:
         with self._lock:
             return [r for r in self._replicas if names.key(r.namespace, r.service) == key]
 
-    def running(self, key: str, revision: str, hash: str) -> list[Replica]:
-        """Those of a revision that are to stay; a deleted service's have its name perhaps, and another hash."""
-        return [r for r in self.of(key) if r.revision == revision and r.hash == hash and not r.leaving]
+    def running(self, key: str, revision: str) -> list[Replica]:
+        """Those of a revision that are to stay."""
+        return [r for r in self.of(key) if r.revision == revision and not r.leaving]
 
     def failure(self, key: str, revision: str) -> Failure | None:
         return self._failures.get((key, revision))
@@ -97,13 +97,7 @@ class Replicas:
     def scale(self, key: str, revision: RevisionPlan, model: str) -> None:
         """Have between `min_replicas` and `max_replicas` of it; surplus ones are for `retire` to drain."""
         with self._lock:
-            for replica in self.of(key):
-                replica.surplus |= replica.revision == revision.name and replica.hash != revision.hash
-            mine = self.running(key, revision.name, revision.hash)
-            before = self._jobs.get((key, revision.name))
-            if before and before.plan.hash != revision.hash:
-                # a service of the same name was deleted
-                self._forget_revision(key, revision.name)
+            mine = self.running(key, revision.name)
             # a supervisor that is new to it keeps what is there until the scaler knows better
             wanted = self._wanted.get((key, revision.name), len(mine))
             number = min(max(wanted, revision.min_replicas), revision.max_replicas)
@@ -113,8 +107,8 @@ class Replicas:
                 slot = next(n for n in range(len(taken) + 1) if n not in taken)
                 taken.add(slot)
                 namespace, _, name = key.partition("/")
-                ports = self._ports.free(), self._ports.free()
-                self._replicas.append(Replica(namespace, name, revision.name, slot, *ports, revision.hash))
+                self._replicas.append(Replica(namespace, name, revision.name, slot, self._ports.free(), self._ports.free()))
+            # those that serve stay
             for replica in sorted(mine, key=lambda r: (not r.is_ready, r.process is None))[number:]:
                 replica.surplus = True
         self._wake.set()
@@ -285,7 +279,6 @@ class Replicas:
         with self._lock:
             self._replicas.remove(replica)
             replica.file(self._home).unlink(missing_ok=True)
-            self._tended.pop(replica.log(self._home), None)
             for port in (replica.http_port, replica.grpc_port):
                 self._ports.release(port)
             self._tended.pop(replica.log(self._home), None)
