@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deployer import names, spec
-from deployer.errors import NotFound
+from deployer.errors import NotFound, SpecError
 from deployer.local import process, state
 from deployer.local.cache import Cache, FetchError
 from deployer.local.envoy import Backend, Endpoint, HeaderRoute, Mirror, ServiceRoutes
@@ -66,15 +66,27 @@ class LocalPlatform:
         self._changed: Callable[[str], None] = lambda key: None
         for key in home.service_keys():
             if record := state.read(home.service(key)):
-                self._records[key] = record
-                # what it says was so when the last supervisor looked
-                record["object"].get("status", {}).pop("observedGeneration", None)
-                ports.keep(record["port"])
-                unseen = record.setdefault("unseen", [])
-                for uri, digest in record["models"].items():
-                    self._models[key, uri] = ModelSeen("fetching" if uri in unseen else "fetched", digest)
+                try:
+                    self._load(key, record)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    log.warning("%s is no record of a service: left out", home.service(key))
         for key in self._records:
             self._routes[key] = self._route(key)
+
+    def _load(self, key: str, record: dict[str, Any]) -> None:
+        # what it says was so when the last supervisor looked
+        record["object"].setdefault("status", {}).pop("observedGeneration", None)
+        unseen = record.setdefault("unseen", [])
+        models = {
+            (key, uri): ModelSeen("fetching" if uri in unseen else "fetched", digest) for uri, digest in record["models"].items()
+        }
+        History(**record["history"])
+        for revision in record["revisions"]:
+            RevisionSeen(revision["name"], revision["number"], revision["hash"], revision["template"])
+        record["weights"].values()
+        self._ports.keep(int(record["port"]))
+        self._models |= models
+        self._records[key] = record
 
     # what users ask for
 
@@ -109,7 +121,7 @@ class LocalPlatform:
     def installed(self, namespace: str) -> list[dict[str, Any]]:
         folders = [self._home.root / "runtimes" / name for name in (namespace, EVERYWHERE)]
         found = (state.read(file) for folder in folders for file in sorted(folder.glob("*.json")))
-        return [document for document in found if document]
+        return [document for document in found if isinstance(document, dict)]
 
     def put(self, raw: dict[str, Any], content: str = "") -> dict[str, Any]:
         """Apply an object: made, or changed where its spec, labels or annotations differ; SpecError where it is wrong."""
@@ -229,7 +241,14 @@ class LocalPlatform:
         return record if record and record["object"] is self._given.get(key) else None
 
     def runtimes(self, namespace: str) -> Sequence[ServingRuntime]:
-        return [parse_runtime(document) for document in self.installed(namespace)]
+        found = []
+        for document in self.installed(namespace):
+            try:
+                found.append(parse_runtime(document))
+            except SpecError as error:
+                # it was one when it was installed; the services of other runtimes are not to suffer for it
+                log.warning("a runtime that is installed for %s is left out: %s", namespace, error)
+        return found
 
     @property
     def abilities(self) -> Abilities:

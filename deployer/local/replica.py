@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,22 @@ def adopt(record: dict[str, Any] | None) -> Process | None:
     if not record or started_at(int(record.get("pid", 0))) != record.get("started"):
         return None
     return Process(int(record["pid"]), int(record["started"]))
+
+
+def strays(folder: Path, logs: Path, known: set[int]) -> Iterator[Process]:
+    """What an earlier supervisor started and did not live to record: it works under `folder`, and writes under `logs`."""
+    for found in Path("/proc").glob("[0-9]*"):
+        pid = int(found.name)
+        try:
+            if pid in known or os.getpgid(pid) != pid:
+                continue
+            at, written = (found / "cwd").readlink(), (found / "fd" / "1").readlink()
+        except OSError:
+            # gone, or somebody else's
+            continue
+        started = started_at(pid)
+        if at.is_relative_to(folder) and written.is_relative_to(logs) and started is not None:
+            yield Process(pid, started)
 
 
 def spawn(command: Sequence[str], environment: dict[str, str], folder: Path, log: Path) -> Process:

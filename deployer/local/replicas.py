@@ -17,7 +17,7 @@ from typing import Any
 
 from deployer import names
 from deployer.local import process, state
-from deployer.local.replica import Ports, Replica, answers_ready, last_words, rotate, spawn
+from deployer.local.replica import Ports, Replica, answers_ready, last_words, rotate, spawn, strays
 from deployer.observed import Failure
 from deployer.plan import RevisionPlan
 from deployer.workqueue import pause
@@ -55,10 +55,18 @@ class Replicas:
         self._thread = threading.Thread(target=self._run, name="replicas", daemon=True)
         for file in home.process_files():
             if record := state.read(file):
-                replica = Replica.of(record)
+                try:
+                    replica = Replica.of(record)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    log.warning("%s is no record of a process: left out", file)
+                    file.unlink(missing_ok=True)
+                    continue
                 ports.keep(replica.http_port)
                 ports.keep(replica.grpc_port)
                 self._replicas.append(replica)
+        for stray in strays(home.root / "run", home.root / "logs", {r.process.pid for r in self._replicas if r.process}):
+            log.warning("pid %d was started by an earlier supervisor, and nobody knows for what: ending it", stray.pid)
+            stray.signal(signal.SIGTERM)
 
     def watch(self, changed: Callable[[str], None]) -> None:
         self._changed = changed

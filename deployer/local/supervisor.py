@@ -28,6 +28,8 @@ from deployer.local.scaling import Scaler
 
 log = logging.getLogger(__name__)
 PREFERRED_PORT = 8085
+# What a supervisor may take to end.
+LOCK_SECONDS = 25.0
 
 
 class EnvoyProcess:
@@ -117,12 +119,14 @@ class Supervisor:
         log.info("the platform is up on %s", record["url"])
         self.stop.wait()
         server.shutdown()
+        # whoever comes from here on is not kept waiting, and starts the next supervisor
+        self._home.socket.unlink(missing_ok=True)
+        server.server_close()
         self._scaler.close()
         self._controller.stop()
         self._replicas.close(self.end_all)
         self.envoy.close(self.end_all)
-        for file in (self._home.pid, self._home.socket):
-            file.unlink(missing_ok=True)
+        self._home.pid.unlink(missing_ok=True)
         if not self.end_all:
             log.info("the supervisor has ended; its services go on until `serve platform down`")
         return 0
@@ -187,6 +191,11 @@ def main() -> int:
     home = state.find()
     asked = int(sys.argv[sys.argv.index("--port") + 1]) if "--port" in sys.argv else 0
     lock = take_lock(home)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while lock is None and not home.socket.exists() and time.monotonic() < deadline:
+        # the one that has it is ending, or only beginning
+        time.sleep(0.03)
+        lock = take_lock(home)
     if lock is None:
         print(f"serve: the platform is up already ({json.dumps(state.read(home.pid))})", file=sys.stderr)
         return 1

@@ -466,3 +466,28 @@ def test_routes_that_are_late_do_not_replace_newer_ones(platform):
     other.join()
     assert platform.envoy.applied[-1] == tuple(platform.it._routes.values())
     assert platform.envoy.applied[-1][0].backends[0].endpoints
+
+
+# what a supervisor leaves that is killed at any line
+
+
+def test_a_process_that_was_started_and_not_recorded_is_ended(platform):
+    replica = serving(platform)
+    child = replica.process.child
+    platform.replicas.close(end=False)
+    replica.file(platform.home).unlink()
+    platform.start()
+    assert child.wait(5) == -15
+    assert platform.replicas.all() == []
+
+
+@pytest.mark.parametrize("found", [{}, [], 7, "x", {"pid": "x"}, {"object": 1}, {"object": {}, "port": 20000, "models": {}}])
+def test_a_file_that_is_no_record_does_not_keep_the_platform_from_starting(platform, found):
+    state.write(platform.home.process("default", "x-predictor-00001", 0), found)
+    state.write(platform.home.service("default/x"), found)
+    state.write(platform.home.root / "runtimes" / "default" / "x.json", found)
+    platform.start()
+    platform.put(service())
+    platform.settle()
+    assert [s["metadata"]["name"] for s in platform.it.listed()] == ["iris"]
+    assert platform.revisions()

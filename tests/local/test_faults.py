@@ -164,3 +164,22 @@ def test_a_full_disk_is_told_the_old_revision_serves_on_and_it_goes_on_when_ther
     finally:
         own.serve("platform", "down")
         until(lambda: not own.left(), 10)
+
+
+def test_a_command_while_the_platform_ends_is_done_by_the_next_one(own, models, tmp_path):
+    """The predictor takes its time to end, and the one who asks neither waits for the old platform nor fails with it."""
+    own.object("deploy", models[1], "--name", "m")
+    (pid,) = (p["pid"] for p in own.processes())
+    os.kill(pid, signal.SIGSTOP)
+    down = subprocess.Popen(
+        [sys.executable, "-P", "-m", "deployer.cli", "platform", "down"], env=own.environment, stdout=subprocess.DEVNULL
+    )
+    until(lambda: not (own.home / "supervisor.sock").exists(), 10)
+    assert (own.home / "supervisor.json").exists()
+    command = [sys.executable, "-P", "-m", "deployer.cli", "get", "m", "-o", "name"]
+    with subprocess.Popen(command, env=own.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as get:
+        assert "starting the platform" in get.stderr.readline()
+        os.kill(pid, signal.SIGCONT)
+        assert get.wait(25) == 0, get.stderr.read()
+    assert down.wait(10) == 0
+    until(lambda: condition(own.object("get", "m"))["status"] == "True", 20)
