@@ -37,6 +37,8 @@ from deployer.local.listeners import (
 )
 
 LOOPBACK = "127.0.0.1"
+# The one address of all services; a service's own port has a listener of the service's key.
+MAIN_LISTENER = "main"
 HTTP, GRPC = "http", "grpc"
 SERVICE_HEADER, REVISION_HEADER = "serve-service", "serve-revision"
 STABLE, CANDIDATE = "stable", "candidate"
@@ -168,7 +170,7 @@ def bootstrap(options: EnvoyOptions) -> Document:
 def render(options: EnvoyOptions, services: Sequence[ServiceRoutes]) -> dict[str, Document]:
     """File name → document.  Of two services with one host name the first in order has it; the paths tell them apart."""
     routes = source(options.directory, "routes.json")
-    listeners = [listener("main", options.host, options.port, routes, options.access_log)]
+    listeners = [listener(MAIN_LISTENER, options.host, options.port, routes, options.access_log)]
     clusters: list[Document] = []
     for service in services:
         # every listener has the same routes; on a service's own port each request names the service

@@ -19,7 +19,7 @@ from deployer import names, spec
 from deployer.errors import NotFound, SpecError
 from deployer.local import process, state
 from deployer.local.cache import Cache, FetchError
-from deployer.local.envoy import Backend, Endpoint, HeaderRoute, Mirror, ServiceRoutes
+from deployer.local.envoy import MAIN_LISTENER, Backend, Endpoint, HeaderRoute, Mirror, ServiceRoutes
 from deployer.local.proxy import Proxy
 from deployer.local.replica import Ports
 from deployer.local.replicas import Replicas
@@ -63,6 +63,8 @@ class LocalPlatform:
         self._given: dict[str, dict[str, Any]] = {}
         self._routes: dict[str, ServiceRoutes] = {}
         self._route_error = ""
+        # the listeners that could not be opened, where that alone is the error
+        self._unheard: frozenset[str] = frozenset()
         self._changed: Callable[[str], None] = lambda key: None
         for key in home.service_keys():
             if record := state.read(home.service(key)):
@@ -267,7 +269,7 @@ class LocalPlatform:
                 History(**record["history"]),
                 self._base_url + names.path(namespace, name),
                 f"http://127.0.0.1:{record['port']}",
-                self._route_error,
+                self._error(key),
             )
 
     def _seen(self, key: str, record: dict[str, Any]) -> RevisionSeen:
@@ -299,7 +301,7 @@ class LocalPlatform:
                 self._replicas.scale(key, revision, str(model))
             record["weights"] = {t.revision: t.percent for t in plan.traffic if t.percent}
             self._routes[key] = self._route(key, plan)
-        if self._push() and self._proxy.wait_applied(5.0):
+        if self._push():
             # nobody is sent there any more: what is not in the plan may end
             self._replicas.retire(key, {r.name for r in plan.revisions})
         with self._lock:
@@ -335,8 +337,7 @@ class LocalPlatform:
                 return
             route = self._routes.pop(key, None)
             self._given.pop(key, None)
-        if self._push():
-            self._proxy.wait_applied(5.0)
+        self._push()
         if route:
             self._ports.release(route.port)
         self._replicas.retire(key, set())
@@ -415,7 +416,7 @@ class LocalPlatform:
 
     def route_all(self) -> None:
         """Write the routes as they were when the last supervisor wrote them, before anything else is known."""
-        self._push()
+        self._write_routes()
 
     def _route(self, key: str, plan: Plan | None = None) -> ServiceRoutes:
         namespace, _, name = key.partition("/")
@@ -432,18 +433,30 @@ class LocalPlatform:
         ready = [r for r in mine if r.is_ready]
         return tuple(Endpoint(r.http_port, r.grpc_port) for r in ready or mine)
 
+    def _error(self, key: str) -> str:
+        """The proxy's, where it is this service's too: another one's port that is taken is not."""
+        return self._route_error if not self._unheard or self._unheard & {key, MAIN_LISTENER} else ""
+
     def _push(self) -> bool:
+        """Have requests go by the routes of all services; whether they do now."""
+        self._write_routes()
+        if self._route_error:
+            return bool(self._unheard)
+        return self._proxy.wait_applied(5.0)
+
+    def _write_routes(self) -> None:
         # one at a time: routes that were read before another's must not be written after them
         with self._pushing:
             with self._lock:
                 routes = [self._routes[key] for key in sorted(self._routes)]
             try:
                 self._proxy.apply(routes)
-            except OSError as error:
-                self._route_error = f"the routes can't be written: {error.strerror or error}; those before stay in use"
-                return False
-            self._route_error = self._proxy.rejected()
-            return not self._route_error
+                error = self._proxy.rejected()
+                self._unheard = self._proxy.unheard() if error else frozenset()
+            except OSError as failed:
+                error = f"the routes can't be written: {failed.strerror or failed}; those before stay in use"
+                self._unheard = frozenset()
+            self._route_error = error
 
     def _save(self, key: str) -> None:
         state.write(self._home.service(key), self._records[key])

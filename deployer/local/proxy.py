@@ -126,6 +126,18 @@ class Proxy:
                 return self._said(0) if self._refused(self._wanted or {}, {}) else ""
             return self._rejected
 
+    def unheard(self) -> frozenset[str]:
+        """The listeners that Envoy could not open, where it uses all else as it was applied; nothing where that is not so."""
+        with self._lock:
+            wanted = self._wanted or {}
+        try:
+            there = {one["name"] for one in json.loads(self._ask("/listeners?format=json")).get("listener_statuses", [])}
+        except OSError:
+            return frozenset()
+        if not wanted or not self._has({name: document for name, document in wanted.items() if name != "lds.json"}):
+            return frozenset()
+        return frozenset(one["name"] for one in wanted["lds.json"]["resources"]) - there
+
     def ready(self) -> bool:
         """Whether Envoy serves: it has read its files, and is not about to end."""
         try:

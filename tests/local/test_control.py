@@ -457,7 +457,7 @@ def test_routes_that_are_late_do_not_replace_newer_ones(platform):
         apply(services)
 
     platform.envoy.apply = slow
-    first = threading.Thread(target=platform.it._push)
+    first = threading.Thread(target=platform.it._write_routes)
     other = threading.Thread(target=platform.settle)
     first.start()
     until(lambda: order, 5)

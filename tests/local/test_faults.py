@@ -183,3 +183,16 @@ def test_a_command_while_the_platform_ends_is_done_by_the_next_one(own, models, 
         assert get.wait(25) == 0, get.stderr.read()
     assert down.wait(10) == 0
     until(lambda: condition(own.object("get", "m"))["status"] == "True", 20)
+
+
+def test_a_service_whose_own_port_is_taken_is_told_and_the_others_go_on(own, models):
+    port = int(own.object("deploy", models[1], "--name", "a")["status"]["address"]["url"].rpartition(":")[2])
+    own.object("deploy", models[1], "--name", "b")
+    own.serve("platform", "down")
+    with socket.create_server(("127.0.0.1", port)):
+        url = own.object("deploy", models[2], "--name", "b", "--timeout", 20)["status"]["url"]
+        assert ask(url, "b") == (200, 2)
+        until(lambda: {p["revision"] for p in of(own, "b")} == {"b-predictor-00002"}, 20)
+        told = until(lambda: condition(own.object("get", "a"), "IngressReady"), 20)
+        assert told["status"] == "False"
+        assert str(port) in told["message"]
