@@ -15,7 +15,6 @@ import os
 import re
 import socketserver
 import threading
-import urllib.parse
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
