@@ -1,8 +1,10 @@
 """The Kubernetes shell: a plan → objects, which the cluster then keeps.
 
-    Plan → `layout` which Deployment carries which revision, and its share → `objects.render` → `platform` (server-side apply)
+    Plan → `rendering` which objects these are → `platform` applies them, and tells what it sees → the controller
 
-Everything is pure but `platform`, `leader`, `webhook` and `client`, which do things; only these know the cluster's API.
+`rendering` is pure: which objects a plan is.  `admission` is what the API server takes: the CRDs, and the webhook that it asks.
+The files beside these two do things: `platform` is what the controller acts through (`cache` watches, `children` applies,
+`seeing` and `pods` tell what is there), `leader` elects one of several controllers, and only `api` knows HTTP.
 
 Three rules hold everywhere here:
 

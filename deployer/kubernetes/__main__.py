@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 
 from deployer.controller import Controller
 from deployer.errors import DeployerError
+from deployer.kubernetes.admission.keeping import WebhookKeeping
+from deployer.kubernetes.admission.webhook import Rotation, Webhook, service_hosts
 from deployer.kubernetes.api import Api, connect
-from deployer.kubernetes.keeping import WebhookKeeping
 from deployer.kubernetes.leader import Election
 from deployer.kubernetes.platform import ClusterPlatform
 from deployer.kubernetes.telemetry import Labels, Metric, Telemetry
-from deployer.kubernetes.webhook import Rotation, Webhook, service_hosts
 
 log = logging.getLogger("deployer.kubernetes")
 LEASE_READ_SECONDS = 5.0

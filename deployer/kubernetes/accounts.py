@@ -11,8 +11,8 @@ from typing import Any
 
 from deployer.kubernetes.api import Absent, Api, Refused
 from deployer.kubernetes.cache import Store
-from deployer.kubernetes.credentials import SecretSeen, ServiceAccountSeen
 from deployer.kubernetes.kinds import SECRET
+from deployer.kubernetes.rendering.credentials import SecretSeen, ServiceAccountSeen
 
 KEPT_SECONDS = 60.0
 

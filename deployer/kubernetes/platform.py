@@ -13,7 +13,7 @@ from typing import Any
 
 from deployer import spec
 from deployer.errors import SpecError
-from deployer.kubernetes import accounts, children, events, labels, objects, pods, route, seeing
+from deployer.kubernetes import accounts, children, events, pods, seeing
 from deployer.kubernetes.api import Api, ApiError, Refused, Stale
 from deployer.kubernetes.cache import Reflector, Store
 from deployer.kubernetes.children import Children, Refusal, controller
@@ -37,9 +37,10 @@ from deployer.kubernetes.kinds import (
     Kind,
     kind_of,
 )
-from deployer.kubernetes.layout import Layout, layout, weights
-from deployer.kubernetes.settings import CONFIG_MAP as CONFIG_NAME
-from deployer.kubernetes.settings import Settings, parse_config
+from deployer.kubernetes.rendering import labels, objects, route
+from deployer.kubernetes.rendering.layout import Layout, layout, weights
+from deployer.kubernetes.rendering.settings import CONFIG_MAP as CONFIG_NAME
+from deployer.kubernetes.rendering.settings import Settings, parse_config
 from deployer.observed import Failure, Observed
 from deployer.plan import Abilities, Plan
 from deployer.runtimes import ServingRuntime, parse_runtime

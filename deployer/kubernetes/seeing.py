@@ -7,7 +7,7 @@ from typing import Any
 from deployer.kubernetes import pods
 from deployer.kubernetes.children import controller
 from deployer.kubernetes.kinds import REVISION, ROUTED
-from deployer.kubernetes.layout import SeenDeployment, Share, seen_deployment, short
+from deployer.kubernetes.rendering.layout import SeenDeployment, Share, seen_deployment, short
 from deployer.observed import History, RevisionSeen
 
 Object = Mapping[str, Any]

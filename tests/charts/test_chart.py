@@ -13,7 +13,7 @@ import yaml
 
 from deployer import spec
 from deployer.kubernetes.kinds import CHILDREN
-from deployer.kubernetes.settings import Settings, StorageInitializer, parse_config
+from deployer.kubernetes.rendering.settings import Settings, StorageInitializer, parse_config
 from deployer.runtimes import BUILTIN, parse_runtime
 from tests.charts.helm import CHART, CRDS, ROOT, helm, run, template
 

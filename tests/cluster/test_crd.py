@@ -8,8 +8,8 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
-from deployer.kubernetes.certificate import renewed
-from deployer.kubernetes.webhook import Webhook, with_bundle
+from deployer.kubernetes.admission.certificate import renewed
+from deployer.kubernetes.admission.webhook import Webhook, with_bundle
 from deployer.spec import KIND, as_object, documents, parse
 from tests.cluster.conftest import CRDS
 from tests.deployer.kubernetes.test_crd import SDK_STATUS

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from deployer.kubernetes.crd import ANY_OBJECT, COLUMNS, MAX_NAME, crds, manifests
+from deployer.kubernetes.admission.crd import ANY_OBJECT, COLUMNS, MAX_NAME, crds, manifests
 from deployer.runtimes import BUILTIN, parse_runtime
 from deployer.spec import KIND, as_object, documents, parse
 from deployer.spec.pods import CONTAINER_FIELDS, POD_FIELDS
@@ -324,7 +324,7 @@ def test_the_rules_stand_where_they_belong():
 
 
 def test_the_chart_holds_what_is_generated_and_nothing_else(tmp_path):
-    command = [ROOT / ".venv/bin/python", "-P", "-m", "deployer.kubernetes.crd", tmp_path]
+    command = [ROOT / ".venv/bin/python", "-P", "-m", "deployer.kubernetes.admission.crd", tmp_path]
     subprocess.run(command, check=True, cwd=ROOT)
     made = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_text() for path in (CHART / "templates").iterdir()} == manifests()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer import spec
-from deployer.kubernetes.layout import Layout, SeenDeployment, Share, layout, seen_deployment, short, weights
+from deployer.kubernetes.rendering.layout import Layout, SeenDeployment, Share, layout, seen_deployment, short, weights
 from deployer.observed import History, Observed, RevisionSeen
 from deployer.plan import Abilities, Plan, RevisionPlan, Target, plan
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from deployer import runtimes, spec
-from deployer.kubernetes import credentials, layout, objects, settings
-from deployer.kubernetes.credentials import SecretSeen, ServiceAccountSeen
-from deployer.kubernetes.layout import SeenDeployment
+from deployer.kubernetes.rendering import credentials, layout, objects, settings
+from deployer.kubernetes.rendering.credentials import SecretSeen, ServiceAccountSeen
+from deployer.kubernetes.rendering.layout import SeenDeployment
 from deployer.plan import Abilities, plan
 from tests.deployer.cases import FOLDER, Whole, cases, check, documents, read
 

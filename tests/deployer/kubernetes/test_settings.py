@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from deployer import spec
 from deployer.errors import SpecError
-from deployer.kubernetes import objects
-from deployer.kubernetes.settings import KEPT_FROM_PODS, Credentials, Settings, StorageInitializer, parse_config
+from deployer.kubernetes.rendering import objects
+from deployer.kubernetes.rendering.settings import KEPT_FROM_PODS, Credentials, Settings, StorageInitializer, parse_config
 
 
 def config(**keys):

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer.errors import Conflict
-from deployer.kubernetes import admission
-from deployer.kubernetes.certificate import read, renewed
-from deployer.kubernetes.webhook import MAX_BODY, Rotation, Webhook, refresh, service_hosts, with_bundle
+from deployer.kubernetes.admission import reviews
+from deployer.kubernetes.admission.certificate import read, renewed
+from deployer.kubernetes.admission.webhook import MAX_BODY, Rotation, Webhook, refresh, service_hosts, with_bundle
 from deployer.runtimes import KINDS, parse_runtime
 from deployer.spec import KIND, as_object, parse
 from tests.deployer.test_runtimes import auto, runtime
@@ -43,14 +43,14 @@ def asked(raw, old=None, operation=None, kind=KIND, **fields):
 
 
 def reviewed(*args, installed=(), **fields):
-    answer = admission.review(asked(*args, **fields), installed)
+    answer = reviews.review(asked(*args, **fields), installed)
     assert (answer["apiVersion"], answer["kind"], answer["response"]["uid"]) == ("admission.k8s.io/v1", "AdmissionReview", "u-1")
     return answer["response"]
 
 
 def defaulted(raw, old=None, **fields):
     """The object as the API server goes on with it, and whether it was changed."""
-    response = admission.default(asked(raw, old, **fields))["response"]
+    response = reviews.default(asked(raw, old, **fields))["response"]
     assert response["allowed"]
     if "patch" not in response:
         return raw
@@ -221,7 +221,7 @@ def test_a_service_gets_its_canonical_form(raw, wanted):
 def test_the_canonical_form_means_the_same_and_stays_as_it_is(raw):
     first = defaulted(raw)
     assert parse(first, formats=None) == parse(raw, formats=None)
-    assert "patch" not in admission.default(asked(first))["response"]
+    assert "patch" not in reviews.default(asked(first))["response"]
     assert as_object(parse(first, formats=None)) == first | {"spec": first["spec"]}
 
 
@@ -282,14 +282,14 @@ REQUEST = st.fixed_dictionaries(
 @given(JSON | st.fixed_dictionaries({"request": JSON | REQUEST}))
 def test_whatever_comes_there_is_an_answer_that_is_json_or_it_is_no_review(raw):
     before = copy.deepcopy(raw)
-    for decide in (admission.review, admission.default):
+    for decide in (reviews.review, reviews.default):
         try:
             answer = decide(raw)
-        except admission.NoReview:
+        except reviews.NoReview:
             continue
         assert isinstance(answer["response"]["allowed"], bool)
         json.dumps(answer)
-    assert isinstance(admission.namespace(raw), str)
+    assert isinstance(reviews.namespace(raw), str)
     assert repr(raw) == repr(before)
 
 

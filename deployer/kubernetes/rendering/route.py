@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deployer import names
-from deployer.kubernetes import labels
-from deployer.kubernetes.labels import Object
-from deployer.kubernetes.layout import Layout, Workload, stable_name
-from deployer.kubernetes.service import HTTP_PORT
-from deployer.kubernetes.settings import Settings
+from deployer.kubernetes.rendering import labels
+from deployer.kubernetes.rendering.labels import Object
+from deployer.kubernetes.rendering.layout import Layout, Workload, stable_name
+from deployer.kubernetes.rendering.service import HTTP_PORT
+from deployer.kubernetes.rendering.settings import Settings
 from deployer.plan import Plan
 from deployer.spec import VISIBILITY, InferenceService
 

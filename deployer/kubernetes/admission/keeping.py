@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from deployer.errors import Conflict
+from deployer.kubernetes.admission.webhook import with_bundle
 from deployer.kubernetes.api import Absent, Api, Stale
 from deployer.kubernetes.kinds import SECRET, Kind
-from deployer.kubernetes.webhook import with_bundle
 
 log = logging.getLogger(__name__)
 _HOOKS = "admissionregistration.k8s.io/v1"

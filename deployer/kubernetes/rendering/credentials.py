@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deployer.kubernetes.settings import S3, Credentials
+from deployer.kubernetes.rendering.settings import S3, Credentials
 from deployer.spec.annotations import KSERVE
 
 Object = dict[str, Any]

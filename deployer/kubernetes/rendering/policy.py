@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deployer.kubernetes import labels
-from deployer.kubernetes.labels import Component, Object
-from deployer.kubernetes.settings import Settings
+from deployer.kubernetes.rendering import labels
+from deployer.kubernetes.rendering.labels import Component, Object
+from deployer.kubernetes.rendering.settings import Settings
 from deployer.spec import InferenceService
 
 NAMESPACE = "kubernetes.io/metadata.name"

@@ -5,14 +5,14 @@ Make before break: what requests are routed to comes first, then the routes; wha
 
 from collections.abc import Callable, Iterator, Mapping
 
-from deployer.kubernetes import autoscaler, policy, route
-from deployer.kubernetes.credentials import ServiceAccountSeen, account_of
-from deployer.kubernetes.deployment import beside, predictor
-from deployer.kubernetes.labels import Component, Object
-from deployer.kubernetes.layout import Layout
-from deployer.kubernetes.service import grpc_port
-from deployer.kubernetes.service import service as service_of
-from deployer.kubernetes.settings import Settings
+from deployer.kubernetes.rendering import autoscaler, policy, route
+from deployer.kubernetes.rendering.credentials import ServiceAccountSeen, account_of
+from deployer.kubernetes.rendering.deployment import beside, predictor
+from deployer.kubernetes.rendering.labels import Component, Object
+from deployer.kubernetes.rendering.layout import Layout
+from deployer.kubernetes.rendering.service import grpc_port
+from deployer.kubernetes.rendering.service import service as service_of
+from deployer.kubernetes.rendering.settings import Settings
 from deployer.plan import Plan
 from deployer.spec import InferenceService, Notice
 from deployer.spec.schema import Component as ComponentSpec

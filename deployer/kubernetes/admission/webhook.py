@@ -1,4 +1,4 @@
-"""The webhook: an HTTPS server of few lines in front of `admission`, and its certificate kept fresh.
+"""The webhook: an HTTPS server of few lines in front of `reviews`, and its certificate kept fresh.
 
     POST /default   an AdmissionReview for a MutatingWebhookConfiguration
     POST /validate  one for a ValidatingWebhookConfiguration
@@ -19,8 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from deployer.errors import Conflict
-from deployer.kubernetes import admission
-from deployer.kubernetes.certificate import Certificate, read, renewed
+from deployer.kubernetes.admission import reviews
+from deployer.kubernetes.admission.certificate import Certificate, read, renewed
 from deployer.runtimes import ServingRuntime
 
 log = logging.getLogger(__name__)
@@ -126,12 +126,12 @@ class _Exchange(BaseHTTPRequestHandler):
         try:
             raw = json.loads(body)
             if self.path.partition("?")[0] == "/default":
-                answer = admission.default(raw)
+                answer = reviews.default(raw)
             elif self.path.partition("?")[0] == "/validate":
-                answer = admission.review(raw, self.server.installed(admission.namespace(raw)))
+                answer = reviews.review(raw, self.server.installed(reviews.namespace(raw)))
             else:
                 return self._send(404, "text/plain", b"there are /default and /validate\n")
-        except admission.NoReview as error:
+        except reviews.NoReview as error:
             return self._send(400, "text/plain", f"{error}\n".encode())
         except (ValueError, RecursionError) as error:
             return self._send(400, "text/plain", f"wanted JSON: {error}\n".encode())

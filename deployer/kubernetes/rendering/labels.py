@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from deployer.kubernetes.kinds import OWNER, REVISION, SERVICE
-from deployer.kubernetes.layout import short
-from deployer.kubernetes.settings import Settings
+from deployer.kubernetes.rendering.layout import short
+from deployer.kubernetes.rendering.settings import Settings
 from deployer.spec import InferenceService
 from deployer.spec.annotations import OURS, RULES
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployer.kubernetes import labels
-from deployer.kubernetes.deployment import COLLOCATED, HTTP
-from deployer.kubernetes.labels import Component, Object
-from deployer.kubernetes.settings import Settings
+from deployer.kubernetes.rendering import labels
+from deployer.kubernetes.rendering.deployment import COLLOCATED, HTTP
+from deployer.kubernetes.rendering.labels import Component, Object
+from deployer.kubernetes.rendering.settings import Settings
 from deployer.spec import InferenceService
 
 HTTP_PORT = 80

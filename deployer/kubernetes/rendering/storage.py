@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from deployer.kubernetes import credentials
-from deployer.kubernetes.credentials import NOTHING, Given, ServiceAccountSeen
-from deployer.kubernetes.settings import Settings
+from deployer.kubernetes.rendering import credentials
+from deployer.kubernetes.rendering.credentials import NOTHING, Given, ServiceAccountSeen
+from deployer.kubernetes.rendering.settings import Settings
 from deployer.spec.formats import format_of, scheme_of
 
 Object = dict[str, Any]

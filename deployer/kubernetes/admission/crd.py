@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from deployer.kubernetes.rules import (
+from deployer.kubernetes.admission.rules import (
     A_SERVER,
     ART_OR_CONTAINERS,
     CANARIES,
@@ -28,7 +28,7 @@ from deployer.kubernetes.rules import (
     URIS,
     Rule,
 )
-from deployer.kubernetes.texts import STATUS, TEXTS
+from deployer.kubernetes.admission.texts import STATUS, TEXTS
 from deployer.runtimes import KINDS, ServingRuntime
 from deployer.spec import InferenceService
 from deployer.spec.formats import LEGACY_KEYS
@@ -400,5 +400,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m deployer.kubernetes.crd DIR")
+        sys.exit("usage: python -m deployer.kubernetes.admission.crd DIR")
     main(Path(sys.argv[1]))

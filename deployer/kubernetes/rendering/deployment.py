@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from deployer.kubernetes import credentials, labels, storage
-from deployer.kubernetes.credentials import NOTHING, ServiceAccountSeen
-from deployer.kubernetes.labels import Component, Object
-from deployer.kubernetes.layout import Workload
-from deployer.kubernetes.settings import Settings
+from deployer.kubernetes.rendering import credentials, labels, storage
+from deployer.kubernetes.rendering.credentials import NOTHING, ServiceAccountSeen
+from deployer.kubernetes.rendering.labels import Component, Object
+from deployer.kubernetes.rendering.layout import Workload
+from deployer.kubernetes.rendering.settings import Settings
 from deployer.spec import AUTOSCALER_CLASS, InferenceService
 from deployer.spec.annotations import KSERVE
 from deployer.spec.schema import SERVER_CONTAINER
