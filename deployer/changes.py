@@ -8,6 +8,8 @@ from typing import Any
 from deployer.errors import Conflict, NotFound
 from deployer.spec import API_VERSION, KIND, TRUST_PICKLE, as_object, explicit, parse
 
+KEPT = ("name", "namespace", "labels", "annotations", "resourceVersion")
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -104,9 +106,9 @@ def roll_back(
 
 
 def _bare(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user says of an object, without what the platform says."""
+    """What a user says of an object, without what the platform says; with its version, so that no other's change is lost."""
     made = copy.deepcopy({k: v for k, v in raw.items() if k != "status"})
-    made["metadata"] = {k: v for k, v in made["metadata"].items() if k in ("name", "namespace", "labels", "annotations")}
+    made["metadata"] = {k: v for k, v in made["metadata"].items() if k in KEPT}
     return made
 
 

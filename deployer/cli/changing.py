@@ -12,6 +12,7 @@ from rich.console import Console
 from deployer import changes, spec
 from deployer.cli import waiting
 from deployer.cli.options import (
+    Context,
     Files,
     Namespace,
     Output,
@@ -26,8 +27,8 @@ from deployer.cli.options import (
     placed,
 )
 from deployer.cli.output import Form, condition, errors, give_up, say, show
+from deployer.client import Client
 from deployer.errors import DeployerError, NotFound, SpecError
-from deployer.local.client import LocalClient
 from deployer.runtimes import formats_of, parse_runtime
 
 
@@ -55,19 +56,21 @@ def deploy(
     request_timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a request may take.", show_default=False)
     ] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     target: TargetOption = Where.local,
+    context: Context = "",
     wait: Wait = True,
     timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Serve MODEL_URI: a service that goes on running, behind one address, and that can be changed without losing a request."""
     with errors():
-        uri = _absolute(model)
+        uri = _absolute(model, target)
         wish = changes.Wish(
             uri, format or _format(uri), canary, min_replicas, max_replicas, runtime, trust_pickle, request_timeout
         )
-        client = client_for(target)
+        client = client_for(target, context)
+        namespace = namespace or client.namespace
         name = name or _name(uri)
         if canary is not None and _existing(client, namespace, name) is None:
             say(f"there is no service {name} yet: this model gets all requests, not {canary} %", "yellow")
@@ -75,15 +78,22 @@ def deploy(
         _finish(client, client.apply(made), wait, timeout, output)
 
 
-def _existing(client: LocalClient, namespace: str, name: str) -> dict[str, Any] | None:
+def _existing(client: Client, namespace: str, name: str) -> dict[str, Any] | None:
     try:
         return client.get(namespace, name)
     except NotFound:
         return None
 
 
-def _absolute(model: str) -> str:
-    """The URI as the supervisor, which has another working directory, can read it; DeployerError where nothing is there."""
+def _absolute(model: str, target: Where) -> str:
+    """The URI as who fetches the model can read it; DeployerError where nothing is there, or nothing that a cluster reads."""
+    if "://" in model and not model.startswith("file://"):
+        return model
+    if target is Where.kubernetes:
+        raise DeployerError(
+            f"{model} is of this machine, and pods can't read it; put the model where they can: s3://, gs://, https://, hf:// or "
+            "a volume, pvc://CLAIM/PATH"
+        )
     if "://" in model:
         return model
     path, colon, name = model.partition(".py:")
@@ -113,19 +123,19 @@ def _name(uri: str) -> str:
     return made if made[:1].isalpha() else f"model-{made}".rstrip("-")
 
 
-def _finish(client: LocalClient, applied: dict[str, Any], wait: bool, timeout: float, output: Form) -> None:
-    for notice in spec.notices(spec.parse(applied, formats=None), "local"):
+def _finish(client: Client, applied: dict[str, Any], wait: bool, timeout: float, output: Form) -> None:
+    for notice in spec.notices(spec.parse(applied, formats=None), client.platform):
         say(f"note: {notice.path}: {notice.message}", "yellow")
     started = time.monotonic()
     if wait:
         applied = waiting.until_ready(client, applied, timeout)
     if output is not Form.table:
         return show([applied], output, single=True)
-    _page(applied, time.monotonic() - started if wait else None)
+    _page(client, applied, time.monotonic() - started if wait else None)
     return None
 
 
-def _page(service: Mapping[str, Any], took: float | None) -> None:
+def _page(client: Client, service: Mapping[str, Any], took: float | None) -> None:
     meta, status = service["metadata"], service.get("status", {})
     out = Console(highlight=False)
     # without --wait, what the status says may be of the spec before
@@ -136,15 +146,16 @@ def _page(service: Mapping[str, Any], took: float | None) -> None:
         else "is on its way"
     )
     out.print(f"\n  {meta['name']} {ready}\n")
+    is_local = client.platform == "local"
     if "url" in status:
-        out.print(
-            f"  one address   {status['url']}   (gRPC there: metadata serve-service: {meta['namespace']}/{meta['name']})",
-            soft_wrap=True,
-        )
-        out.print(f"  its own port  {status['address']['url']}   (HTTP and gRPC, no prefix)", soft_wrap=True)
+        first, second = ("one address ", "its own port") if is_local else ("from outside", "from pods   ")
+        hint = f"   (gRPC there: metadata serve-service: {meta['namespace']}/{meta['name']})" if is_local else ""
+        out.print(f"  {first}  {status['url']}{hint}", soft_wrap=True)
+        out.print(f"  {second}  {status['address']['url']}   (HTTP and gRPC, no prefix)", soft_wrap=True)
     for one in status.get("components", {}).get("predictor", {}).get("traffic", ()):
         out.print(f"  {one['percent']:3d} %         {one['revisionName']}")
-    flag = f" -n {meta['namespace']}" if meta["namespace"] != "default" else ""
+    flag = f" -n {meta['namespace']}" if meta["namespace"] != client.namespace else ""
+    flag += "" if is_local else " --target kubernetes"
     out.print(
         f"\n  Try it:  serve predict {meta['name']}{flag}        see it:  serve status {meta['name']}{flag}\n", soft_wrap=True
     )
@@ -152,15 +163,17 @@ def _page(service: Mapping[str, Any], took: float | None) -> None:
 
 def apply(
     file: Files,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     target: TargetOption = Where.local,
+    context: Context = "",
     wait: Wait = False,
     timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Apply InferenceService manifests, as `kubectl apply` does."""
     with errors():
-        client = client_for(target)
+        client = client_for(target, context)
+        namespace = namespace or client.namespace
         raws = [placed(raw, namespace) for one in file for raw in documents(one)]
         ours = [raw for raw in raws if is_runtime(raw)]
         raws = [raw for raw in raws if not is_runtime(raw)]
@@ -174,7 +187,7 @@ def apply(
             say(f"{raw['kind'].lower()}.serving.kserve.io/{raw['metadata']['name']} applied")
         applied = [client.apply(raw) for raw in raws]
         for service in applied:
-            for notice in spec.notices(spec.parse(service, formats=None), "local"):
+            for notice in spec.notices(spec.parse(service, formats=None), client.platform):
                 say(f"note: {service['metadata']['name']}: {notice.path}: {notice.message}", "yellow")
         if wait:
             applied = [waiting.until_ready(client, service, timeout) for service in applied]
@@ -193,46 +206,50 @@ def _namespace(raw: Mapping[str, Any]) -> str:
 def promote(
     name: Service,
     canary: Annotated[str | None, typer.Option(help="Which, where the service has several.", show_default=False)] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     target: TargetOption = Where.local,
+    context: Context = "",
     wait: Wait = True,
     timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Give the candidate all requests."""
-    _change(name, namespace, target, wait, timeout, output, lambda client, old: (changes.promote(old, canary), "known"))
+    _change(name, namespace, target, context, wait, timeout, output, lambda client, old: (changes.promote(old, canary), "known"))
 
 
 def rollback(
     name: Service,
     to: Annotated[str | None, typer.Option(help="A revision, as `serve status` names it.", show_default=False)] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     target: TargetOption = Where.local,
+    context: Context = "",
     wait: Wait = True,
     timeout: Timeout = 300.0,
     output: Output = Form.table,
 ) -> None:
     """Give up the candidate; where there is none, go back to the revision before, or to --to."""
 
-    def change(client: LocalClient, old: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        made, revision = changes.roll_back(old, client.revisions(namespace, name), to)
+    def change(client: Client, old: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        made, revision = changes.roll_back(old, client.revisions(old["metadata"]["namespace"], name), to)
         say(f"back to {revision}", "dim")
         return made, revision
 
-    _change(name, namespace, target, wait, timeout, output, change)
+    _change(name, namespace, target, context, wait, timeout, output, change)
 
 
 def _change(
     name: str,
     namespace: str,
     target: Where,
+    context: str,
     wait: bool,
     timeout: float,
     output: Form,
-    change: Callable[[LocalClient, dict[str, Any]], tuple[dict[str, Any], str]],
+    change: Callable[[Client, dict[str, Any]], tuple[dict[str, Any], str]],
 ) -> None:
     with errors():
-        client = client_for(target)
+        client = client_for(target, context)
+        namespace = namespace or client.namespace
         made, content = change(client, client.get(namespace, name))
         _finish(client, client.apply(made, content), wait, timeout, output)
 
@@ -240,8 +257,9 @@ def _change(
 def delete(
     names_: Annotated[list[str] | None, typer.Argument(metavar="NAME...", show_default=False)] = None,
     file: Annotated[list[str] | None, typer.Option("--filename", "-f", help="Delete what a manifest names.")] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     target: TargetOption = Where.local,
+    context: Context = "",
     ignore_not_found: Annotated[bool, typer.Option(help="What is gone already is no error.")] = False,
     wait: Wait = True,
     timeout: Timeout = 60.0,
@@ -249,7 +267,8 @@ def delete(
 ) -> None:
     """Delete services; requests in flight are answered first."""
     with errors():
-        client = client_for(target)
+        client = client_for(target, context)
+        namespace = namespace or client.namespace
         raws = [placed(raw, namespace) for one in file or () for raw in documents(one)]
         wanted = [(namespace, one) for one in names_ or ()]
         wanted += [(raw["metadata"]["namespace"], raw["metadata"]["name"]) for raw in raws if not is_runtime(raw)]

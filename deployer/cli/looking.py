@@ -3,8 +3,7 @@
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,9 @@ from rich.console import Console
 from deployer import spec
 from deployer.cli import waiting
 from deployer.cli.options import (
+    Context,
     Files,
+    Gateway,
     Namespace,
     Output,
     Service,
@@ -28,12 +29,12 @@ from deployer.cli.options import (
     placed,
 )
 from deployer.cli.output import Form, age, condition, errors, say, show
+from deployer.client import Client
 from deployer.errors import Conflict, DeployerError, SpecError
-from deployer.local import process, state
-from deployer.local.client import LocalClient
+from deployer.local import process
 from deployer.observed import ModelSeen, Observed
 from deployer.plan import Abilities, plan
-from deployer.runtimes import formats_of, parse_runtime
+from deployer.runtimes import ServingRuntime, formats_of, parse_runtime
 
 # How long `serve predict` waits for processes that are on their way back.
 STARTING_SECONDS = 60.0
@@ -41,15 +42,17 @@ STARTING_SECONDS = 60.0
 
 def get(
     name: Annotated[str, typer.Argument(metavar="[NAME]", show_default=False)] = "",
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Services of every namespace.")] = False,
     target: TargetOption = Where.local,
+    context: Context = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on and print each service that changes.")] = False,
     output: Output = Form.table,
 ) -> None:
     """List services, or show one."""
     with errors():
-        client = client_for(target)
+        client = client_for(target, context)
+        namespace = namespace or client.namespace
 
         def look() -> list[dict[str, Any]]:
             return [client.get(namespace, name)] if name else client.listed(None if all_namespaces else namespace)
@@ -63,10 +66,11 @@ def get(
                 show([changed], output, single=True)
 
 
-def status(name: Service, namespace: Namespace = "default", target: TargetOption = Where.local) -> None:
+def status(name: Service, namespace: Namespace = "", target: TargetOption = Where.local, context: Context = "") -> None:
     """What a service is doing, and in one line why where it is not Ready."""
     with errors():
-        client = client_for(target)
+        client = client_for(target, context)
+        namespace = namespace or client.namespace
         service = client.get(namespace, name)
         out = Console(highlight=False)
         found, ready = service.get("status", {}), condition(service)
@@ -74,14 +78,14 @@ def status(name: Service, namespace: Namespace = "default", target: TargetOption
         out.print(f"{name}  Ready={ready.get('status', 'Unknown')}{why}", soft_wrap=True, markup=False)
         out.print(f"  url      {found.get('url', '')}\n  address  {found.get('address', {}).get('url', '')}", soft_wrap=True)
         traffic = {t["revisionName"]: t for t in found.get("components", {}).get("predictor", {}).get("traffic", ())}
-        running = _running(client, namespace, name)
+        running = client.replicas(namespace, name)
         for revision in client.revisions(namespace, name):
-            mine = [p for p in running if p["revision"] == revision["name"]]
+            mine = [one for one in running if one.revision == revision["name"]]
             if not mine and revision["name"] not in traffic:
                 continue
             percent = traffic.get(revision["name"], {}).get("percent", 0)
             bar = "█" * round(percent / 5)
-            ready_now = sum(p["ready"] for p in mine)
+            ready_now = sum(one.is_ready for one in mine)
             out.print(
                 f"  {revision['name']}  {percent:3d} % {bar:20}  {ready_now}/{len(mine)} ready  {revision['template']['uri']}",
                 soft_wrap=True,
@@ -92,10 +96,6 @@ def status(name: Service, namespace: Namespace = "default", target: TargetOption
             out.print(
                 f"  {one['type']:22} {one['status']:8} {age(one['lastTransitionTime']):>5}  {text}", soft_wrap=True, markup=False
             )
-
-
-def _running(client: LocalClient, namespace: str, name: str) -> list[dict[str, Any]]:
-    return [p for p in client.platform()["processes"] if (p["namespace"], p["service"]) == (namespace, name)]
 
 
 def predict(
@@ -109,8 +109,10 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     target: TargetOption = Where.local,
+    context: Context = "",
+    gateway: Gateway = "",
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", help="NAME: VALUE, such as serve-revision: candidate.")
     ] = None,
@@ -118,20 +120,21 @@ def predict(
 ) -> None:
     """Send a request to a service; without --data one that its model accepts."""
     with errors():
-        client = client_for(target)
+        client = client_for(target, context, gateway)
+        namespace = namespace or client.namespace
         service = client.get(namespace, name)
         url = service.get("status", {}).get("url")
         if condition(service, "IngressReady").get("status") != "True" or not url:
             ready = condition(service)
             raise Conflict(f"{name} does not answer yet: {ready.get('reason', '')}: {ready.get('message', '')}")
-        if not any(p["ready"] for p in _running(client, namespace, name)):
+        if not any(one.is_ready for one in client.replicas(namespace, name)):
             # it served before, and this very command may have started the platform again
             waiting.until_ready(client, service, STARTING_SECONDS)
         headers = dict(map(_header, header or ()))
-        body = _request_body(url, name, data)
+        body = _request_body(client, service, data)
         path = f"/v1/models/{name}:predict" if "instances" in body else f"/v2/models/{name}/infer"
         started = time.monotonic()
-        answer = _call(url + path, body, headers)
+        answer = client.ask(service, path, body, headers)
         took = time.monotonic() - started
         if output is Form.json:
             print(json.dumps(answer))
@@ -149,9 +152,10 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _request_body(url: str, name: str, data: str | None) -> dict[str, Any]:
+def _request_body(client: Client, service: dict[str, Any], data: str | None) -> dict[str, Any]:
     if data is None:
-        page = _call(f"{url}/openapi.json", None, {})
+        name = service["metadata"]["name"]
+        page = client.ask(service, "/openapi.json", None, {})
         try:
             content = page["paths"][f"/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
             return dict(content["application/json"]["example"])
@@ -169,64 +173,49 @@ def _request_body(url: str, name: str, data: str | None) -> dict[str, Any]:
     return body
 
 
-def _call(url: str, body: Any, headers: dict[str, str]) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
-    # loopback: a proxy of the environment is for other addresses
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=120) as response:
-            return json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        raise DeployerError(f"{error.code}: {error.read().decode(errors='replace')[:2000]}") from None
-    except (OSError, ValueError) as error:
-        raise DeployerError(f"{url}: {error}") from None
-
-
 def logs(
     name: Service,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written.")] = False,
     tail: Annotated[int, typer.Option(min=0, help="Lines of each process; 0: all.")] = 50,
     target: TargetOption = Where.local,
+    context: Context = "",
 ) -> None:
     """What a service's processes wrote, each line behind its process's name."""
     with errors():
-        client_for(target).get(namespace, name)
-        folder = state.find().logs(namespace, name)
-        positions: dict[Path, int] = {}
-        while True:
-            for file in sorted(folder.glob("*.log")):
-                positions[file] = _print_from(file, positions.get(file), tail)
-            if not follow:
-                return
-            sys.stdout.flush()
-            time.sleep(0.2)
+        client = client_for(target, context)
+        for line in client.logs(namespace or client.namespace, name, tail, follow):
+            print(line, flush=follow)
 
 
-def _print_from(file: Path, position: int | None, tail: int) -> int:
-    with file.open("rb") as opened:
-        end = opened.seek(0, 2)
-        opened.seek(0 if position is None or position > end else position)
-        lines = opened.read().decode(errors="replace").splitlines()
-        for line in lines[-tail:] if position is None and tail else lines:
-            print(f"{file.stem}  {line}")
-        return opened.tell()
-
-
-def render(file: Files, namespace: Namespace = "default") -> None:
-    """Print what becomes of manifests: defaults filled in, the plan, and what this machine would run.  Changes nothing."""
+def render(file: Files, namespace: Namespace = "", target: TargetOption = Where.local) -> None:
+    """Print what becomes of manifests, and change nothing: the plan and what this machine would run, or a cluster's objects."""
     with errors():
-        raws = [placed(raw, namespace) for one in file for raw in documents(one)]
+        raws = [placed(raw, namespace or "default") for one in file for raw in documents(one)]
         installed = [parse_runtime(raw) for raw in raws if is_runtime(raw)]
+        shown: list[Any] = []
         for raw in (raw for raw in raws if not is_runtime(raw)):
             service = spec.parse(raw, formats=formats_of(installed))
-            predictors = [service.spec.predictor, *(canary.predictor for canary in service.spec.canary)]
-            uris = {p.model.storage_uri for p in predictors if p.model and p.model.storage_uri}
-            # as if every model were there already, and nothing ran
-            observed = Observed(models={uri: ModelSeen("fetched", "unresolved") for uri in uris})
-            planned = plan(service, observed, installed, Abilities(process.refuses))
-            runs = {r.name: process.command(r.template, planned.name, r.template["uri"], 0, 0) for r in planned.revisions}
-            shown = {"object": spec.as_object(service), "plan": json.loads(json.dumps(asdict(planned))), "local": runs}
-            notices = [f"{n.path}: {n.message}" for n in spec.notices(service, "local")]
-            print("---\n" + yaml.safe_dump(shown | ({"withoutEffect": notices} if notices else {}), sort_keys=False), end="")
+            if target is Where.local:
+                shown.append(_local_plan(service, installed))
+                continue
+            from deployer.kubernetes.rendering.preview import preview
+
+            shown += preview(service, installed)
+            for notice in spec.notices(service, "kubernetes"):
+                say(f"note: {service.metadata.name}: {notice.path}: {notice.message}", "yellow")
+        for one in shown:
+            # by way of JSON: parts that stand in several places are written out in each
+            print("---\n" + yaml.safe_dump(json.loads(json.dumps(one)), sort_keys=False), end="")
+
+
+def _local_plan(service: spec.InferenceService, installed: Sequence[ServingRuntime]) -> dict[str, Any]:
+    predictors = [service.spec.predictor, *(canary.predictor for canary in service.spec.canary)]
+    uris = {p.model.storage_uri for p in predictors if p.model and p.model.storage_uri}
+    # as if every model were there already, and nothing ran
+    observed = Observed(models={uri: ModelSeen("fetched", "unresolved") for uri in uris})
+    planned = plan(service, observed, installed, Abilities(process.refuses))
+    runs = {r.name: process.command(r.template, planned.name, r.template["uri"], 0, 0) for r in planned.revisions}
+    notices = [f"{n.path}: {n.message}" for n in spec.notices(service, "local")]
+    shown = {"object": spec.as_object(service), "plan": asdict(planned), "local": runs}
+    return shown | ({"withoutEffect": notices} if notices else {})

@@ -10,7 +10,8 @@ import typer
 
 from deployer import spec
 from deployer.cli.output import Form, say
-from deployer.errors import DeployerError, SpecError
+from deployer.client import Client
+from deployer.errors import SpecError
 from deployer.local import state
 from deployer.local.client import LocalClient
 
@@ -35,9 +36,25 @@ def seconds(text: str | float) -> float:
     return found
 
 
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The services' namespace.")]
+Namespace = Annotated[
+    str,
+    typer.Option("--namespace", "-n", help="The services' namespace; by default the context's, or default.", show_default=False),
+]
 Output = Annotated[Form, typer.Option("--output", "-o", help="What is printed on stdout.")]
-TargetOption = Annotated[Where, typer.Option("--target", help="Where it runs.")]
+TargetOption = Annotated[Where, typer.Option("--target", envvar="SERVE_TARGET", help="Where it runs.")]
+Context = Annotated[
+    str, typer.Option("--context", help="A context of the kubeconfig, with --target kubernetes.", show_default=False)
+]
+Gateway = Annotated[
+    str,
+    typer.Option(
+        "--gateway",
+        envvar="SERVE_GATEWAY",
+        metavar="URL",
+        help="The cluster's ingress, such as http://10.0.0.7; by default requests go through the API server.",
+        show_default=False,
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is Ready.")]
 Timeout = Annotated[float, typer.Option("--timeout", parser=seconds, metavar="TIME", help="How long to wait: 30s, 5m.")]
 Service = Annotated[str, typer.Argument(metavar="NAME", help="The service's name.", show_default=False)]
@@ -46,9 +63,15 @@ Files = Annotated[
 ]
 
 
-def client_for(target: Where) -> LocalClient:
+def client_for(target: Where, context: str = "", gateway: str = "") -> Client:
     if target is Where.kubernetes:
-        raise DeployerError("--target kubernetes is not built yet; without it the service runs on this machine")
+        # not for those who stay on this machine: the libraries for a cluster take their time
+        from deployer.kubernetes.client import ClusterClient
+
+        return ClusterClient(context, gateway)
+    for flag, value in (("--context", context), ("--gateway", gateway)):
+        if value:
+            raise typer.BadParameter("there is none on this machine; it goes with --target kubernetes", param_hint=flag)
     return LocalClient(state.find(), lambda text: say(text, "dim"))
 
 

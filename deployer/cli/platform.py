@@ -33,7 +33,7 @@ def up(
     with errors():
         client = _client()
         if client.is_up():
-            found = client.platform()
+            found = client.described()
             if port not in (0, found["port"]):
                 raise give_up(f"the platform is up on {found['url']}; to move it: serve platform down, then up --port {port}")
             if not background:
@@ -42,7 +42,7 @@ def up(
                 )
         if background:
             client.up(port)
-            say(f"the platform is up on {client.platform()['url']}")
+            say(f"the platform is up on {client.described()['url']}")
             return
         if unusable := state.find().unusable():
             raise give_up(unusable)
@@ -63,7 +63,7 @@ def status(output: Output = Form.table) -> None:
     """What runs, with pids and ports."""
     with errors():
         client = _client()
-        found: dict[str, Any] = client.platform() if client.is_up() else {"pid": None, "processes": []}
+        found: dict[str, Any] = client.described() if client.is_up() else {"pid": None, "processes": []}
         if output is Form.json:
             print(json.dumps(found, indent=2))
             return
@@ -129,7 +129,7 @@ def _supervisor(home: state.Home) -> tuple[bool, str, str]:
     client = LocalClient(home)
     if not client.is_up():
         return True, "platform", _not_up(client)
-    found = client.platform()
+    found = client.described()
     return True, "platform", f"pid {found['pid']} on {found['url']}, {len(found['processes'])} predictors"
 
 

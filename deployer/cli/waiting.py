@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from deployer.cli.output import TIMED_OUT, condition, err, give_up, say
-from deployer.local.client import LocalClient
+from deployer.client import Client
 
 LOOK_EVERY = 0.1
 # Reasons that no waiting mends.
 FINAL = ("BlockedByFailedLoad", "InvalidSpec")
 
 
-def until_ready(client: LocalClient, applied: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+def until_ready(client: Client, applied: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     """The service once it is Ready; typer.Exit 1 where it can't become that, 4 where it did not in time."""
     meta = applied["metadata"]
     started = time.monotonic()
@@ -41,9 +41,9 @@ def until_ready(client: LocalClient, applied: Mapping[str, Any], timeout: float)
             time.sleep(LOOK_EVERY)
 
 
-def until_gone(client: LocalClient, namespace: str, name: str, timeout: float) -> None:
+def until_gone(client: Client, namespace: str, name: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while client.runs(namespace, name):
         if time.monotonic() > deadline:
-            raise give_up(f"{name}: processes are still finishing after {timeout:g} s", TIMED_OUT)
+            raise give_up(f"{name}: its replicas are still finishing after {timeout:g} s", TIMED_OUT)
         time.sleep(LOOK_EVERY)

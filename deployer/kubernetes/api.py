@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -85,6 +86,16 @@ def connect(kubeconfig: str | None = None, context: str | None = None, read_seco
             "name a kubeconfig with --kubeconfig and one of its contexts with --context"
         ) from None
     return Api(found, read_seconds)
+
+
+def namespace_of(context: str | None = None) -> str:
+    """The one that a kubeconfig's context names, "default" where it names none."""
+    try:
+        contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError):
+        return "default"
+    chosen = next((one for one in contexts if one["name"] == context), current)
+    return str(chosen["context"].get("namespace") or "default")
 
 
 class Api:
@@ -154,6 +165,22 @@ class Api:
         finally:
             response.response.close()
 
+    def lines(self, path: str, **query: str) -> Iterator[str]:
+        """Of a text, as they come; a log that is followed may say nothing for as long as it likes."""
+        response = self._send("GET", path, query, None, "application/json", (CONNECT_SECONDS, None), "LOG")
+        try:
+            yield from (line.decode(errors="replace") for line in _lines(response.response))
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+            raise ApiError(f"the connection broke: {_said(error)}") from None
+        finally:
+            response.response.close()
+
+    def ask_service(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        """What stands behind a Service answers, through the API server's proxy; a GET where `body` is None."""
+        method = "GET" if body is None else "POST"
+        timeout = (CONNECT_SECONDS, self._read_seconds)
+        return json.loads(self._send(method, path, {}, body, "application/json", timeout, "PROXY", headers).response.data)
+
     # writing
 
     def apply(self, path: str, raw: Mapping[str, Any], manager: str = MANAGER) -> dict[str, Any]:
@@ -204,9 +231,17 @@ class Api:
         return answer
 
     def _send(
-        self, method: str, path: str, query: Mapping[str, str], body: Any, content: str, timeout: tuple[float, float], verb: str
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any,
+        content: str,
+        timeout: tuple[float, float | None],
+        verb: str,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> Any:
-        headers = {"Accept": "application/json", "User-Agent": "serveplane"}
+        headers = {"Accept": "application/json", "User-Agent": "serveplane", **more}
         if body is not None:
             headers["Content-Type"] = content
         url = self.host + path + (f"?{urlencode(query)}" if query else "")

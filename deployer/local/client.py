@@ -7,16 +7,21 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from deployer.calling import call
+from deployer.client import Replica
 from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError
 from deployer.local import state
 from deployer.local.api import ROOT, RUNTIMES
 from deployer.local.replica import adopt
+from deployer.spec.notices import Platform
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 30.0
+LOOK_SECONDS = 0.2
 
 
 class _Connection(http.client.HTTPConnection):
@@ -31,7 +36,10 @@ class _Connection(http.client.HTTPConnection):
 
 
 class LocalClient:
-    """InferenceServices of this machine's platform.  DeployerErrors say what went wrong."""
+    """InferenceServices of this machine's platform, as `deployer.client.Client` has them, and the platform itself."""
+
+    platform: Platform = "local"
+    namespace = "default"
 
     def __init__(self, home: state.Home, tell: Callable[[str], None] = lambda text: None) -> None:
         self._home, self._tell = home, tell
@@ -70,7 +78,27 @@ class LocalClient:
         """Whether processes of a service are left, also of a deleted one."""
         return bool(self._ask("GET", _path(namespace, name) + "/processes")["running"])
 
-    def platform(self) -> dict[str, Any]:
+    def replicas(self, namespace: str, name: str) -> list[Replica]:
+        mine = (p for p in self.described()["processes"] if (p["namespace"], p["service"]) == (namespace, name))
+        return [Replica(p["revision"], bool(p["ready"])) for p in mine]
+
+    def ask(self, service: Mapping[str, Any], path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        return call(service["status"]["url"] + path, body, headers)
+
+    def logs(self, namespace: str, name: str, tail: int, follow: bool) -> Iterator[str]:
+        self.get(namespace, name)
+        folder = self._home.logs(namespace, name)
+        positions: dict[Path, int] = {}
+        while True:
+            for file in sorted(folder.glob("*.log")):
+                lines, positions[file] = _lines_from(file, positions.get(file), tail)
+                yield from (f"{file.stem}  {line}" for line in lines)
+            if not follow:
+                return
+            time.sleep(LOOK_SECONDS)
+
+    def described(self) -> dict[str, Any]:
+        """The platform: its address, its pids, its processes."""
         return self._ask("GET", "/platform")
 
     def is_up(self) -> bool:
@@ -121,6 +149,9 @@ class LocalClient:
                 return True
         return False
 
+    def _recorded_pid(self) -> int | None:
+        return (state.read(self._home.pid) or {}).get("pid")
+
     def down(self) -> dict[str, Any] | None:
         """End the supervisor and all it started; None where nothing ran."""
         if not self.is_up():
@@ -129,9 +160,10 @@ class LocalClient:
             # a dead supervisor's processes are ended by a new one
             self.up()
         described = self._ask("POST", "/platform/down")
-        # by its lock: one that this command started would be a zombie with a pid until the command ends
+        # by its lock and record: one that this command started would be a zombie with a pid until the command ends, and the
+        # next one may have the lock already
         deadline = time.monotonic() + 40
-        while self._is_locked() and time.monotonic() < deadline:
+        while self._is_locked() and self._recorded_pid() == described["pid"] and time.monotonic() < deadline:
             time.sleep(0.03)
         return described
 
@@ -141,7 +173,7 @@ class LocalClient:
         except TimeoutError:
             raise DeployerError(f"the platform did not answer within {ANSWER_SECONDS:g} s; its log: {self._home.log}") from None
         except (OSError, http.client.HTTPException):
-            if self._was_up and not self._home.pid.exists():
+            if self._was_up and not self._home.socket.exists():
                 raise DeployerError("the platform was ended meanwhile; the next command starts it again") from None
             self.up()
             status, answer = self._call(verb, path, body)
@@ -161,6 +193,15 @@ class LocalClient:
             return response.status, json.loads(response.read() or b"{}")
         finally:
             connection.close()
+
+
+def _lines_from(file: Path, position: int | None, tail: int) -> tuple[list[str], int]:
+    """What was written since `position`, where nothing was read yet the last `tail` lines; and the position after it."""
+    with file.open("rb") as opened:
+        end = opened.seek(0, 2)
+        opened.seek(0 if position is None or position > end else position)
+        lines = opened.read().decode(errors="replace").splitlines()
+        return (lines[-tail:] if position is None and tail else lines), opened.tell()
 
 
 def _path(namespace: str | None, name: str | None = None) -> str:
