@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests; nothing else."""
+"""Fixtures shared by all tests, and what a run says at its end; nothing else."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.left_out import pytest_terminal_summary  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

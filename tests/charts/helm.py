@@ -6,21 +6,22 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import pytest
 import yaml
+
+from tests.left_out import leave_out
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "serveplane"
 CRDS = ROOT / "charts" / "serveplane-crds"
 BUILT = Path(os.environ.get("TESTMESH_CACHE", Path.home() / ".cache" / "testmesh")) / "bin"
-LEFT_OUT = "left out: there is no helm. Put it on the PATH, or build it: ../shared/testmesh/install-extras"
+LEFT_OUT = "there is no helm. Put it on the PATH, or build it: ../shared/testmesh/install-extras"
 
 
 def run(*args, kubeconfig="", **options):
     """helm, whatever comes of it."""
     helm = shutil.which("helm", path=os.pathsep.join((os.environ.get("PATH", ""), str(BUILT))))
     if helm is None:
-        pytest.skip(LEFT_OUT)
+        leave_out(LEFT_OUT)
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig) or os.devnull}
     return subprocess.run([helm, *map(str, args)], env=environment, capture_output=True, text=True, timeout=300, **options)
 
