@@ -91,7 +91,7 @@ def _absolute(model: str, target: Where) -> str:
         return model
     if target is Where.kubernetes:
         raise DeployerError(
-            f"{model} is of this machine, and pods can't read it; put the model where they can: s3://, gs://, https://, hf:// or "
+            f"{model} is of this machine, and pods can't read it; put the model where they can: https:// or "
             "a volume, pvc://CLAIM/PATH"
         )
     if "://" in model:
