@@ -79,8 +79,13 @@ def text(metrics: Iterable[Metric]) -> str:
         lines += [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]
         for labels, value in values.items():
             inside = ",".join(f'{key}="{_escaped(one)}"' for key, one in labels)
-            lines.append(f"{name}{{{inside}}} {value:g}" if inside else f"{name} {value:g}")
+            lines.append(f"{name}{{{inside}}} {_number(value)}" if inside else f"{name} {_number(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    """All its digits: a counter that loses its last ones does not seem to count any more."""
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _escaped(value: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 import yaml
 
 from deployer.kubernetes.api import Absent, Api, ApiError, connect
@@ -33,10 +33,9 @@ from deployer.kubernetes.kinds import (
     Kind,
 )
 from deployer.names import key
-from tests.cluster.conftest import CRDS, FIXTURE, LEFT_OUT
+from tests.cluster.conftest import CRDS, FIXTURE, LEFT_OUT, _free
+from tests.left_out import leave_out
 
-# Below the range that outgoing connections take their ports from.
-OWN = {"TESTCLUSTER_DIR": "/tmp/serveplane-breakable", "TESTCLUSTER_API_PORT": "29443", "TESTCLUSTER_ETCD_PORT": "29379"}
 NODE = "fake"
 NODES = Kind("v1", "Node", "nodes", namespaced=False)
 NAMESPACES = Kind("v1", "Namespace", "namespaces", namespaced=False)
@@ -49,21 +48,21 @@ FOREIGN = (
 )
 
 
-def until(what, seconds=30.0, why=""):
-    """Wait until `what()` is true, looking often; its value."""
+def until(what, seconds=30.0, why="", every=0.02):
+    """Wait until `what()` is true, looking `every` so many seconds; its value."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, f"not so within {seconds:g} s {why}"
-        time.sleep(0.02)
+        time.sleep(every)
     return found
 
 
 class Plane:
     """A running control plane; `api` is the tests' own way to it."""
 
-    def __init__(self, folder: Path, kubeconfig: Path) -> None:
+    def __init__(self, folder: Path, kubeconfig: Path, etcd_port: int) -> None:
         self.kubeconfig = kubeconfig
-        self._folder = folder
+        self._folder, self._etcd_port = folder, etcd_port
         self.api = connect(str(kubeconfig))
 
     def pid(self, name: str) -> int:
@@ -111,13 +110,19 @@ class Plane:
 
     def compact(self) -> None:
         """etcd forgets all versions but the present ones."""
-        port = int((os.environ | OWN)["TESTCLUSTER_ETCD_PORT"])
         etcd = connect(str(self.kubeconfig))
-        etcd._configuration.host = f"http://127.0.0.1:{port}"
+        etcd._configuration.host = f"http://127.0.0.1:{self._etcd_port}"
         now = etcd._ask("POST", "/v3/kv/range", {"key": "AA=="})["header"]["revision"]
         etcd._ask("POST", "/v3/kv/compaction", {"revision": now, "physical": True})
 
     # what tests do all the time
+
+    def install(self) -> None:
+        """The kinds of KServe."""
+        for path in sorted(CRDS.glob("*.yaml")):
+            for raw in yaml.safe_load_all(path.read_text()):
+                self.api.create(DEFINITIONS.path(), raw)
+        until(lambda: self.has(INFERENCE_SERVICE))
 
     def namespace(self, name: str) -> str:
         self.api.create(NAMESPACES.path(), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -307,25 +312,27 @@ def pod_status(
 
 
 @contextmanager
-def booted() -> Iterator[Plane]:
+def booted(*, kinds: bool = True) -> Iterator[Plane]:
+    """In a folder and on ports of its own, beside any other.  `kinds`: with KServe's, which else `Plane.install` brings."""
     if not (FIXTURE / "up").exists():
-        pytest.skip(LEFT_OUT.format(fixture=FIXTURE))
-    environment = {**os.environ, **OWN}
+        leave_out(LEFT_OUT.format(fixture=FIXTURE))
+    folder, etcd_port = Path(tempfile.mkdtemp(prefix="serveplane-plane-")), _free(2)
+    own = {"TESTCLUSTER_DIR": str(folder), "TESTCLUSTER_API_PORT": str(_free(3)), "TESTCLUSTER_ETCD_PORT": str(etcd_port)}
+    environment = {**os.environ, **own}
     started = subprocess.run([FIXTURE / "up", "--control-plane"], env=environment, capture_output=True, text=True)
-    assert started.returncode == 0, f"the control plane does not start: {started.stderr}"
     try:
-        plane = Plane(Path(OWN["TESTCLUSTER_DIR"]), Path(started.stdout.split()[-1]))
-        for path in sorted(CRDS.glob("*.yaml")):
-            for raw in yaml.safe_load_all(path.read_text()):
-                plane.api.create(DEFINITIONS.path(), raw)
+        assert started.returncode == 0, f"the control plane does not start: {started.stderr}"
+        plane = Plane(folder, Path(started.stdout.split()[-1]), etcd_port)
         for foreign in FOREIGN:
             plane.api.create(DEFINITIONS.path(), _definition(*foreign))
         plane.namespace("kserve")
-        for kind in (INFERENCE_SERVICE, VIRTUAL_SERVICE, HTTP_ROUTE):
+        for kind in (VIRTUAL_SERVICE, HTTP_ROUTE):
             until(lambda kind=kind: plane.has(kind))
+        if kinds:
+            plane.install()
         yield plane
     finally:
-        subprocess.run([FIXTURE / "down"], env=environment, check=True)
+        subprocess.run([FIXTURE / "down", "--purge"], env=environment, check=True)
 
 
 def _definition(group: str, version: str, kind: str, plural: str) -> dict:

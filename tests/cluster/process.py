@@ -35,9 +35,19 @@ class Process:
 
     def metric(self, name: str) -> float:
         """The sum of a metric's values."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self._metrics().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
+
+    def _metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def requests(self) -> dict[str, float]:
+        """To the API server so far, by verb; its Lease does not count."""
+        found: dict[str, float] = {}
+        for verb, count in re.findall(r'^serveplane_api_requests_total{verb="(\w+)".*} (\S+)$', self._metrics(), re.MULTILINE):
+            found[verb] = found.get(verb, 0.0) + float(count)
+        return found
 
     def leads(self) -> bool:
         return self.process.poll() is None and self.metric("serveplane_leader") == 1
@@ -69,6 +79,11 @@ class Process:
         """Bytes it has held at most, and holds now: the larger."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return max(int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmHWM", "VmRSS")))
+
+    def shared_memory(self) -> int:
+        """Bytes it holds now, those that it shares with others in part (PSS)."""
+        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def at_most(what, seconds: float) -> float:
