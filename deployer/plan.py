@@ -198,12 +198,13 @@ def want(
         "uri": uri,
         "digest": seen.digest,
         "container": merged.container,
-        "trustCode": _trusts(uri, service.metadata.annotations.get(TRUST_PICKLE)),
+        "trustCode": _trusts(predictor, service.metadata.annotations.get(TRUST_PICKLE)),
         "timeout": float(predictor.timeout or DEFAULT_TIMEOUT),
     }
     if abilities.pods:
         template["containers"], template["pod"] = list(merged.containers), dict(merged.pod)
-        template["labels"], template["annotations"] = dict(predictor.labels), dict(predictor.annotations)
+        template |= {"labels": _told("labels", service, runtime, predictor)}
+        template |= {"annotations": _told("annotations", service, runtime, predictor), **_stored(predictor)}
     else:
         template["memory"] = _memory(predictor)
     written = predictor_object(predictor if predictor is service.spec.predictor else explicit(predictor))
@@ -214,17 +215,40 @@ def hash_of(template: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
+def _told(what: str, service: InferenceService, runtime: ServingRuntime | None, predictor: Predictor) -> dict[str, str]:
+    """A pod's labels or annotations: the runtime's, where neither the service nor the predictor says otherwise."""
+    said: Mapping[str, str] = getattr(service.metadata, what)
+    base: Mapping[str, str] = getattr(runtime.spec, what) if runtime else {}
+    return {**{key: value for key, value in base.items() if key not in said}, **getattr(predictor, what)}
+
+
+def _stored(predictor: Predictor) -> dict[str, Any]:
+    """Where the models are, other than by one URI.  What is not said is not there: it would be a new revision of everybody."""
+    store = predictor.model.storage if predictor.model else None
+    made: dict[str, Any] = {}
+    if store is not None:
+        said = {"key": store.key, "path": store.path, "parameters": dict(store.parameters)}
+        made["storage"] = {name: value for name, value in said.items() if value}
+    if predictor.storage_uris:
+        made["storageUris"] = [{"uri": one.uri, "mountPath": one.mount_path} for one in predictor.storage_uris]
+    return made
+
+
 def _memory(predictor: Predictor) -> int | None:
     """Bytes that a replica may hold, where the user says so: a runtime's default is for pods."""
     limits = (predictor.model.container if predictor.model else {}).get("resources", {}).get("limits", {})
     return int(quantity(limits["memory"])) if "memory" in limits else None
 
 
-def _trusts(uri: str, annotation: str | None) -> bool:
+def _trusts(predictor: Predictor, annotation: str | None) -> bool:
     """A local path is its user's to trust; what came from elsewhere may run code only where the annotation says so."""
     if annotation is not None:
         return annotation == "true"
-    return "://" not in uri or uri.startswith("file://")
+    model = predictor.model
+    if model is not None and model.storage is not None:
+        return False
+    uris = [*((model.storage_uri or "",) if model else ()), *(one.uri for one in predictor.storage_uris)]
+    return all("://" not in uri or uri.startswith("file://") for uri in uris)
 
 
 class _Book:

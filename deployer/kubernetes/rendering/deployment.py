@@ -268,9 +268,11 @@ def _models(
     extra = NOTHING
     sources = [(one["uri"], one.get("mountPath", storage.MODELS)) for one in template.get("storageUris") or ()]
     uri = template.get("uri") or ""
-    if not uri and template.get("storage"):
+    if template.get("storage"):
         secret = service.metadata.annotations.get(f"{KSERVE}storageSecretName", "")
-        uri, extra = credentials.of_storage(settings.credentials, template["storage"], secret)
+        place, extra = credentials.of_storage(settings.credentials, template["storage"], secret)
+        # beside a URI it says only whose credentials these are
+        uri = uri or place
     uri = uri or _storage_variable(server)
     if uri:
         sources = [(uri, storage.MODELS)]

@@ -299,6 +299,8 @@ def test_a_user_s_flags_are_heard_and_not_ours():
 def test_code_in_a_model_runs_only_where_the_manifest_trusts_it():
     assert "--trust_pickle false" in " ".join(rendered(OWN, "pvc").server()["args"])
     assert "--trust_pickle true" in " ".join(rendered(OWN, "pod-fields").server()["args"])
+    for case in ("storage-by-key", "storage-by-key-and-uri", "storage-uris"):
+        assert "--trust_pickle false" in " ".join(rendered(OWN, case).server()["args"]), case
 
 
 def changed(case, **template):
