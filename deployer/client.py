@@ -4,9 +4,11 @@ Objects are those of the Kubernetes API.  All verbs raise DeployerErrors that sa
 there, SpecError for what is written wrongly, Conflict where it can't be so now.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from deployer.errors import NotFound
 from deployer.spec.notices import Platform
 
 Object = dict[str, Any]
@@ -60,3 +62,16 @@ class Client(Protocol):
 
     def logs(self, namespace: str, name: str, tail: int, follow: bool) -> Iterator[str]:
         """Lines, each behind the name of who wrote it; the last `tail` of each, all with 0; then on, as they are written."""
+
+
+def absent(namespace: str, name: str) -> NotFound:
+    return NotFound(f"there is no InferenceService {name!r} in namespace {namespace!r}")
+
+
+def check_name(namespace: str, name: str) -> None:
+    """NotFound for what nothing can be called, and what would be another path."""
+    if not name:
+        raise NotFound("there is no InferenceService with an empty name")
+    for one in (namespace, name):
+        if not re.fullmatch("[a-z0-9]([a-z0-9.-]*[a-z0-9])?", one):
+            raise absent(namespace, name)

@@ -83,7 +83,7 @@ def connect(kubeconfig: str | None = None, context: str | None = None, read_seco
         where = kubeconfig or "$KUBECONFIG or ~/.kube/config"
         raise DeployerError(
             f"no cluster to talk to: {' '.join(str(error).split())} (looked at {where}); "
-            "name a kubeconfig with --kubeconfig and one of its contexts with --context"
+            "name a kubeconfig in $KUBECONFIG, and one of its contexts with --context"
         ) from None
     return Api(found, read_seconds)
 

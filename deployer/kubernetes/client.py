@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from deployer import spec
 from deployer.calling import call
-from deployer.client import Object, Replica
+from deployer.client import Object, Replica, absent, check_name
 from deployer.errors import Conflict, DeployerError, NotFound, SpecError
 from deployer.kubernetes import pods
 from deployer.kubernetes.api import Absent, ApiError, Refused, Stale, connect, namespace_of
@@ -52,10 +52,11 @@ class ClusterClient:
     # services
 
     def get(self, namespace: str, name: str) -> Object:
+        check_name(namespace, name)
         try:
             return _whole(INFERENCE_SERVICE, self._api.get(INFERENCE_SERVICE.path(namespace, name)))
         except ApiError as error:
-            self._fail(error, f"there is no InferenceService {name!r} in namespace {namespace!r}")
+            self._fail(error, absent(namespace, name))
 
     def listed(self, namespace: str | None) -> list[Object]:
         return self._all(INFERENCE_SERVICE, namespace)
@@ -111,7 +112,7 @@ class ClusterClient:
             there = self._api.get(path)
             self._api.delete(path, there["metadata"]["uid"])
         except ApiError as error:
-            self._fail(error, f"there is no {raw['kind']} {raw['metadata']['name']!r}")
+            self._fail(error, NotFound(f"there is no {raw['kind']} {raw['metadata']['name']!r}"))
         return {**there, "kind": raw["kind"]}
 
     def runtimes(self, namespace: str) -> list[Object]:
@@ -217,14 +218,14 @@ class ClusterClient:
         except ApiError as error:
             self._fail(error)
 
-    def _fail(self, error: ApiError, absent: str = "") -> NoReturn:
+    def _fail(self, error: ApiError, otherwise: NotFound | None = None) -> NoReturn:
         if isinstance(error, Absent):
             if not (error.body.get("details") or {}).get("name"):
                 raise DeployerError(
                     f"the cluster at {self._api.host} has no InferenceServices; install them there: "
                     "helm install serveplane-crds charts/serveplane-crds, and then charts/serveplane"
                 ) from None
-            raise NotFound(absent or str(error)) from None
+            raise otherwise or NotFound(str(error)) from None
         raise (Conflict if isinstance(error, Stale) else DeployerError)(str(error)) from None
 
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from deployer import spec
 from deployer.calling import call
-from deployer.client import Replica
+from deployer.client import Replica, check_name
 from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError
 from deployer.local import state
 from deployer.local.api import ROOT, RUNTIMES
 from deployer.local.replica import adopt
+from deployer.runtimes import parse_runtime
 from deployer.spec.notices import Platform
 
 START_SECONDS = 30.0
@@ -54,8 +56,8 @@ class LocalClient:
     def apply(self, raw: dict[str, Any], content: str = "") -> dict[str, Any]:
         """`content` says which content a model's URI stands for: "" what is there now, "known" what was found last, or
         what a revision had."""
-        meta = raw["metadata"]
-        path = _path(meta.get("namespace", "default"), meta["name"])
+        service = spec.parse(raw, formats=None)
+        path = _path(service.metadata.namespace, service.metadata.name)
         return self._ask("PUT", f"{path}/content/{content}" if content else path, raw)
 
     def delete(self, namespace: str, name: str) -> dict[str, Any]:
@@ -66,10 +68,11 @@ class LocalClient:
 
     def install(self, raw: dict[str, Any]) -> dict[str, Any]:
         """A ServingRuntime or ClusterServingRuntime."""
-        return self._ask("PUT", f"{RUNTIMES}/{raw['metadata'].get('namespace', 'default')}", raw)
+        return self._ask("PUT", f"{RUNTIMES}/{parse_runtime(raw).metadata.namespace}", raw)
 
     def uninstall(self, raw: dict[str, Any]) -> dict[str, Any]:
-        return self._ask("DELETE", f"{RUNTIMES}/{_quoted(raw['metadata'].get('namespace', 'default'))}", raw)
+        where = urllib.parse.quote(str(raw["metadata"].get("namespace", "default")), safe="")
+        return self._ask("DELETE", f"{RUNTIMES}/{where}", raw)
 
     def runtimes(self, namespace: str) -> list[dict[str, Any]]:
         return list(self._ask("GET", f"{RUNTIMES}/{namespace}")["items"])
@@ -205,11 +208,7 @@ def _lines_from(file: Path, position: int | None, tail: int) -> tuple[list[str],
 
 
 def _path(namespace: str | None, name: str | None = None) -> str:
-    middle = f"/namespaces/{_quoted(namespace)}" if namespace else ""
-    return f"{ROOT}{middle}/inferenceservices" + (f"/{_quoted(name)}" if name is not None else "")
-
-
-def _quoted(name: str) -> str:
-    if not name:
-        raise NotFound("there is no InferenceService with an empty name")
-    return urllib.parse.quote(name, safe="")
+    if name is not None:
+        check_name(namespace or "", name)
+    middle = f"/namespaces/{urllib.parse.quote(namespace, safe='')}" if namespace else ""
+    return f"{ROOT}{middle}/inferenceservices" + (f"/{name}" if name is not None else "")
