@@ -40,7 +40,8 @@ def deploy(old: Mapping[str, Any] | None, namespace: str, name: str, wish: Wish)
     for field, value in (("minReplicas", wish.min_replicas), ("maxReplicas", wish.max_replicas), ("timeout", wish.timeout)):
         if value is not None:
             predictor[field] = value
-    if wish.min_replicas and predictor.get("maxReplicas", wish.min_replicas) < wish.min_replicas:
+    # the old most gives way to the new fewest; what was asked for in one breath has to fit together
+    if wish.min_replicas and wish.max_replicas is None and predictor.get("maxReplicas", wish.min_replicas) < wish.min_replicas:
         del predictor["maxReplicas"]
     predictor.pop("canaryTrafficPercent", None)
     if wish.canary is not None and old:
