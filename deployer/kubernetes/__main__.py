@@ -17,8 +17,10 @@ from deployer.errors import DeployerError
 from deployer.kubernetes.admission.keeping import WebhookKeeping
 from deployer.kubernetes.admission.webhook import Rotation, Webhook, service_hosts
 from deployer.kubernetes.api import Api, connect
+from deployer.kubernetes.kinds import CONFIG_MAP
 from deployer.kubernetes.leader import Election
 from deployer.kubernetes.platform import ClusterPlatform
+from deployer.kubernetes.rendering.settings import CONFIG_MAP as CONFIG_NAME
 from deployer.kubernetes.telemetry import Labels, Metric, Telemetry
 
 log = logging.getLogger("deployer.kubernetes")
@@ -74,7 +76,17 @@ def _run(options: argparse.Namespace, api: Api, own: Api, ended: threading.Event
     namespaces = [one.strip() for one in options.namespaces.split(",") if one.strip()]
     lease_namespace = options.lease_namespace or options.config_namespace
     platform = ClusterPlatform(api, namespaces, options.config_namespace)
-    election = Election(own, lease_namespace, options.lease_name, identity=options.identity, again=platform.look_again)
+    election = Election(
+        own,
+        lease_namespace,
+        options.lease_name,
+        identity=options.identity,
+        again=platform.look_again,
+        # an installer that removes the ConfigMap does not know of the Lease
+        owner=lambda: (
+            own.find(CONFIG_MAP.path(lease_namespace, CONFIG_NAME)) if lease_namespace == options.config_namespace else None
+        ),
+    )
     api.may_write = lambda: election.leads
     telemetry = Telemetry(
         options.port,

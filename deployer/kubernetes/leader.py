@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ class Election:
     """`start`, then wait for `won`; from then on `leads` says whether writing is allowed, and `lost` when it is over.
 
     `api` is for this alone: it may write when nothing else may.  `again` is called when it leads again after it could not
-    know for a while.
+    know for a while.  `owner` gives the object that the Lease goes with when it is deleted; None where there is none.
     """
 
     def __init__(
@@ -42,11 +42,13 @@ class Election:
         renew: float = 10.0,
         retry: float = 2.0,
         again: Callable[[], None] = lambda: None,
+        owner: Callable[[], Mapping[str, Any] | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api, self._namespace, self._name = api, namespace, name
         self.identity = identity or f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self._lease, self._renew, self._retry, self._again, self._clock = lease, renew, retry, again, clock
+        self._owner = owner
         self.won, self.lost = threading.Event(), threading.Event()
         self._until = 0.0
         """Until then this one surely leads."""
@@ -125,11 +127,9 @@ class Election:
                     self._seen = ("", "", self._clock())
                     return False
                 spec: dict[str, Any] = mine | {"acquireTime": now, "leaseTransitions": 0}
-                meta = {"name": self._name, "namespace": self._namespace}
-                self._api.create(
-                    LEASE.path(self._namespace),
-                    {"apiVersion": LEASE.api_version, "kind": "Lease", "metadata": meta, "spec": spec},
-                )
+                meta = {"name": self._name, "namespace": self._namespace, **self._owned()}
+                made = {"apiVersion": LEASE.api_version, "kind": "Lease", "metadata": meta, "spec": spec}
+                self._api.create(LEASE.path(self._namespace), made)
                 self._seen = (self.identity, now, self._clock())
                 return True
             spec = found.get("spec") or {}
@@ -143,6 +143,8 @@ class Election:
                 return False
             if holder != self.identity:
                 spec = spec | {"acquireTime": now, "leaseTransitions": int(spec.get("leaseTransitions") or 0) + 1}
+                # who was deleted and made again is another one
+                found = found | {"metadata": found["metadata"] | self._owned()}
             # with its resourceVersion: whoever asks second is refused
             self._api.replace(self._path, found | {"spec": spec | mine})
             self._seen = (self.identity, now, self._clock())
@@ -152,3 +154,10 @@ class Election:
             if self.won.is_set():
                 raise
             return False
+
+    def _owned(self) -> dict[str, Any]:
+        owner = self._owner()
+        if owner is None:
+            return {}
+        told = {"apiVersion": owner["apiVersion"], "kind": owner["kind"]}
+        return {"ownerReferences": [told | {key: owner["metadata"][key] for key in ("name", "uid")}]}

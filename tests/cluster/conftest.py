@@ -1,31 +1,40 @@
 """A real cluster for the tests of this folder, and nothing in its place.
 
-`$KUBECONFIG` where it leads to a test cluster; else a control plane of its own (etcd, API server and controllers, no node:
-pods stay Pending) from the fixture folder `testcluster`, which boots in 5 s and ends with the tests.
+`cluster` is `$KUBECONFIG`'s, where it leads to a test cluster; else a control plane of its own (etcd, API server and
+controllers, no node: pods stay Pending) from the fixture folder `testcluster`, which boots in 5 s and ends with the tests.
+
+`standing` is one with a node that has this project's images: `$KUBECONFIG`'s, or the one that `scripts/cluster up` has started.
 """
 
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
 import time
+import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.left_out import leave_out
+
 ROOT = Path(__file__).parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CRDS = ROOT / "charts" / "serveplane-crds" / "templates"
 FIXTURE = Path(os.environ.get("TESTCLUSTER", ROOT.parent / "shared" / "testcluster"))
 # The tests install and remove kinds, and with a kind go all its objects.
 TEST_CONTEXTS = ("testcluster", "kind-", "k3d-", "minikube")
 LEFT_OUT = (
-    "left out: there is no cluster to test with. Put the testcluster fixture at {fixture} (or name it in $TESTCLUSTER), "
+    "there is no cluster to test with. Put the testcluster fixture at {fixture} (or name it in $TESTCLUSTER), "
     "or start a cluster of your own and run: KUBECONFIG=~/.kube/config ./scripts/test tests/cluster"
 )
+WITHOUT_NODE = "no cluster with a node and our images runs. Start one, and run: KUBECONFIG=$(./scripts/cluster up) ./scripts/test"
+STANDING = Path(os.environ.get("TESTCLUSTER_DIR", "/var/lib/testcluster")) / "kubeconfig"
 
 
 class Cluster:
@@ -76,15 +85,10 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     given = os.environ.get("KUBECONFIG")
     if given:
-        found = Cluster(given, folder / "cache")
-        context = found.run("config", "current-context").stdout.strip()
-        if not context.startswith(TEST_CONTEXTS):
-            wanted = ", ".join(TEST_CONTEXTS)
-            pytest.skip(f"left out: $KUBECONFIG leads to {context!r}, and not to a cluster that may be changed ({wanted} …)")
-        yield found
+        yield _for_tests(Cluster(given, folder / "cache"))
         return
     if not (FIXTURE / "up").exists():
-        pytest.skip(LEFT_OUT.format(fixture=FIXTURE))
+        leave_out(LEFT_OUT.format(fixture=FIXTURE))
     # of its own, beside any cluster that runs already
     own = {"TESTCLUSTER_DIR": str(folder), "TESTCLUSTER_API_PORT": str(_free(3)), "TESTCLUSTER_ETCD_PORT": str(_free(2))}
     environment = {**os.environ, **own}
@@ -94,6 +98,26 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         yield Cluster(started.stdout.split()[-1], folder / "cache")
     finally:
         subprocess.run([FIXTURE / "down"], env=environment, check=True)
+
+
+def _for_tests(found: Cluster) -> Cluster:
+    context = found.run("config", "current-context").stdout.strip()
+    if not context.startswith(TEST_CONTEXTS):
+        wanted = ", ".join(TEST_CONTEXTS)
+        leave_out(f"$KUBECONFIG leads to {context!r}, and not to a cluster that may be changed ({wanted} …)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory) -> Cluster:
+    kubeconfig = os.environ.get("KUBECONFIG", "") or (str(STANDING) if STANDING.exists() else "")
+    if not kubeconfig:
+        leave_out(WITHOUT_NODE)
+    found = _for_tests(Cluster(kubeconfig, tmp_path_factory.mktemp("standing")))
+    nodes = found.run("get", "nodes", "-o", "jsonpath={.items[*].status['conditions','images']}").stdout
+    if f"serveplane/controller:{VERSION}" not in nodes or not re.search(r'"status":"True","type":"Ready"', nodes):
+        leave_out(WITHOUT_NODE)
+    return found
 
 
 def _free(ports: int) -> int:

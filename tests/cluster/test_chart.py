@@ -1,5 +1,6 @@
 """The charts with real Helm on a real API server: installed, upgraded, removed; and whether what the controller may do is
-what it needs, by running it with its account's own token."""
+what it needs, by running it with its account's own token.  Where the cluster has a node, the controller serves meanwhile.
+"""
 
 import json
 import os
@@ -16,27 +17,52 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.charts.helm import CHART, CRDS, helm, run
+from tests.charts.helm import CHART, CRDS, helm, run, template
+from tests.cluster.conftest import VERSION, WITHOUT_NODE
+from tests.cluster.test_image import answer
+from tests.left_out import leave_out
 
 GOLDEN = Path(__file__).parents[1] / "charts" / "golden"
 RELEASE = "serveplane"
-# No node is needed: nothing here waits for a pod.
-PLAIN = ["--set", "ingress.kind=none", "--set", "webhook.enabled=false"]
+# Where there is a node, too, no pod joins in.
+IDLE = ["--set", "controller.replicas=0"]
+PLAIN = [*IDLE, "--set", "ingress.kind=none", "--set", "webhook.enabled=false"]
 SERVICE = {
     "apiVersion": "serving.kserve.io/v1beta1",
     "kind": "InferenceService",
     "metadata": {"name": "iris"},
     "spec": {"predictor": {"minReplicas": 2, "model": {"modelFormat": {"name": "sklearn"}, "storageUri": "pvc://models/iris"}}},
 }
+OF_CONTROLLER = "app.kubernetes.io/component=controller,app.kubernetes.io/part-of=serveplane"
+# Of Kubernetes itself, and of Istio.
+FLEETING = {"events", "events.events.k8s.io"}
+EVERYWHERE = ("configmap/kube-root-ca.crt", "serviceaccount/default", "configmap/istio-ca-")
 CHILDREN = "deployment,service,hpa,poddisruptionbudget,controllerrevision"
 
 
+@pytest.fixture(scope="module")
+def free(kinds, tmp_path_factory):
+    """The cluster without our chart, whose runtimes have fixed names: a release that is there is put back in the end."""
+    listed = json.loads(helm("list", "-A", "-o", "json", kubeconfig=kinds.kubeconfig))
+    there = [one for one in listed if one["chart"].rpartition("-")[0] == "serveplane"]
+    values = tmp_path_factory.mktemp("values")
+    for one in there:
+        place = [one["name"], "-n", one["namespace"]]
+        (values / one["name"]).write_text(helm("get", "values", *place, "-o", "json", kubeconfig=kinds.kubeconfig))
+        helm("uninstall", *place, "--wait", kubeconfig=kinds.kubeconfig)
+        until(lambda: not kinds.kubectl("get", "pods", "-A", "-l", OF_CONTROLLER, "-o", "name"), lambda: "its pod stays")
+    yield kinds
+    for one in there:
+        place = [one["name"], CHART, "-n", one["namespace"], "--wait"]
+        helm("install", *place, "-f", values / one["name"], kubeconfig=kinds.kubeconfig)
+
+
 @pytest.fixture
-def free(kinds):
-    """The cluster, where our chart is not installed: its runtimes have fixed names."""
-    if helm("list", "-A", "-q", "--filter", "serveplane", kubeconfig=kinds.kubeconfig).strip():
-        pytest.skip("left out: the cluster of $KUBECONFIG has the chart installed; unset it, and a control plane is started")
-    return kinds
+def noded(standing, free):
+    """`free`, where it has a node."""
+    if free.kubeconfig != standing.kubeconfig:
+        leave_out(WITHOUT_NODE)
+    return free
 
 
 @contextmanager
@@ -164,15 +190,68 @@ def test_from_the_version_before_to_this_one_and_away(free, namespace, tmp_path)
         # and back
         helm("rollback", RELEASE, "1", "-n", namespace, kubeconfig=free.kubeconfig)
         assert free.run("-n", namespace, "get", f"networkpolicy/{RELEASE}").returncode == 1
-    everything = "deployment,service,configmap,serviceaccount,secret,role,rolebinding"
-    left = free.kubectl("-n", namespace, "get", everything, "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name")
-    cluster_wide = (
-        "clusterrole,clusterrolebinding,clusterservingruntime,mutatingwebhookconfiguration,validatingwebhookconfiguration"
-    )
-    left += free.kubectl("get", cluster_wide, "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name")
-    assert left == ""
+    assert left_by(free, namespace) == ["inferenceservice.serving.kserve.io/iris"]
     # services are their owners', not the release's
     assert free.get("-n", namespace, "isvc/iris")["metadata"]["uid"] == uid
+
+
+def left_by(cluster, namespace):
+    """What there is of the release, of all kinds and anywhere; and in the namespace, but for what is in every one."""
+    own = f"app.kubernetes.io/instance={RELEASE}"
+    found = cluster.kubectl("get", listed(cluster), "-A", "-l", own, "-o", "name").split()
+    found += cluster.kubectl("get", listed(cluster, "--namespaced=true"), "-n", namespace, "-o", "name").split()
+    return sorted({one for one in found if not one.startswith(EVERYWHERE)})
+
+
+def listed(cluster, *which):
+    names = set(cluster.kubectl("api-resources", "--verbs=list,delete", "-o", "name", *which).split())
+    return ",".join(sorted(names - FLEETING))
+
+
+def test_it_serves_and_is_tested_from_one_version_to_the_next_and_leaves_nothing_but_its_kinds(noded, namespace, tmp_path):
+    cluster, place = noded, ["-n", namespace]
+    # only its own images are here: the version before is told apart by all else
+    options = ["--set", f"images.tag={VERSION}", "--set", "ingress.kind=none", "--set", "webhook.failurePolicy=Fail"]
+    helm("package", CHART, "--version", "0.0.9", "--app-version", "0.0.9", "-d", tmp_path)
+    try:
+        helm("install", RELEASE, tmp_path / "serveplane-0.0.9.tgz", *place, *options, "--wait", kubeconfig=cluster.kubeconfig)
+        assert "Succeeded" in helm("test", RELEASE, *place, kubeconfig=cluster.kubeconfig)
+        cluster.kubectl(*place, "apply", "-f", "-", stdin=doubling())
+        cluster.kubectl(*place, "wait", "--for=condition=Ready", "isvc/doubling", "--timeout=60s")
+        pods = cluster.kubectl(*place, "get", "pods", "-l", "app=isvc.doubling-predictor", "-o", "name")
+        helm("upgrade", RELEASE, CHART, *place, *options, "--wait", kubeconfig=cluster.kubeconfig)
+        version = cluster.get(*place, f"deployment/{RELEASE}")["metadata"]["labels"]["app.kubernetes.io/version"]
+        assert version == VERSION
+        tested = helm("test", RELEASE, *place, "--logs", kubeconfig=cluster.kubeconfig)
+        assert '{"predictions": [[2, 4], [6, 8]]}' in tested
+        # what is served is none of the controller's business
+        assert cluster.kubectl(*place, "get", "pods", "-l", "app=isvc.doubling-predictor", "-o", "name") == pods
+        assert doubled(cluster, namespace) == [[2, 4]]
+        wrong = cluster.run(*place, "apply", "-f", "-", stdin=doubling(minReplicas=2, maxReplicas=1)[1])
+        assert wrong.returncode == 1
+        assert "spec.predictor.maxReplicas" in wrong.stderr
+    finally:
+        helm("uninstall", RELEASE, *place, "--wait", kubeconfig=cluster.kubeconfig)
+    assert doubled(cluster, namespace) == [[2, 4]]
+    # without a controller, too, what a service has goes with it
+    cluster.kubectl(*place, "delete", "isvc/doubling", "configmap/doubling")
+    until(lambda: left_by(cluster, namespace) == [], lambda: left_by(cluster, namespace))
+    assert cluster.run("get", "isvc", "-A").returncode == 0
+
+
+def doubling(**predictor):
+    """The model of `helm test`, as somebody's own service."""
+    found = {one["kind"]: one for one in template({}, "--show-only", "templates/tests/predict.yaml")}
+    config, service = found["ConfigMap"], found["InferenceService"]
+    config["metadata"] = service["metadata"] = {"name": "doubling"}
+    service["spec"]["predictor"]["volumes"][0]["configMap"]["name"] = "doubling"
+    service["spec"]["predictor"] |= predictor
+    return [config, service]
+
+
+def doubled(cluster, namespace):
+    address = cluster.get("-n", namespace, "service/doubling-predictor")["spec"]["clusterIP"]
+    return answer(f"http://{address}/v1/models/doubled:predict", {"instances": [[1, 2]]})["predictions"]
 
 
 def test_the_kinds_are_taken_over_upgraded_and_never_removed_with_their_chart(free, namespace):
@@ -187,7 +266,7 @@ def test_the_kinds_are_taken_over_upgraded_and_never_removed_with_their_chart(fr
 
 
 def test_the_webhook_finds_its_secret_and_its_configurations(free, namespace):
-    with installed(free, namespace):
+    with installed(free, namespace, *IDLE):
         found = free.get(
             "mutatingwebhookconfiguration,validatingwebhookconfiguration", "-l", f"app.kubernetes.io/instance={RELEASE}"
         )
@@ -195,6 +274,7 @@ def test_the_webhook_finds_its_secret_and_its_configurations(free, namespace):
         secret = free.get("-n", namespace, f"secret/{RELEASE}-webhook")
         # what the controller writes into it is not Helm's to take away
         free.kubectl("-n", namespace, "patch", f"secret/{RELEASE}-webhook", "-p", '{"data": {"tls.crt": "eA=="}}')
-        helm("upgrade", RELEASE, CHART, "-n", namespace, "--set", "webhook.timeoutSeconds=3", kubeconfig=free.kubeconfig)
+        changed = [*IDLE, "--set", "webhook.timeoutSeconds=3"]
+        helm("upgrade", RELEASE, CHART, "-n", namespace, *changed, kubeconfig=free.kubeconfig)
         assert free.get("-n", namespace, f"secret/{RELEASE}-webhook")["data"] == {"tls.crt": "eA=="}
         assert secret["metadata"]["uid"] == free.get("-n", namespace, f"secret/{RELEASE}-webhook")["metadata"]["uid"]

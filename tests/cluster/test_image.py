@@ -3,9 +3,7 @@ a root that nothing can be written to.  What a builder makes is told apart from 
 """
 
 import json
-import os
 import time
-import tomllib
 import urllib.error
 import urllib.request
 import uuid
@@ -13,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import VERSION
 
 ROOT = Path(__file__).parents[2]
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-KUBECONFIG = Path(os.environ.get("TESTCLUSTER_DIR", "/var/lib/testcluster")) / "kubeconfig"
-LEFT_OUT = "left out: no cluster with a node runs. Start it: ./scripts/cluster up"
 RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 TMP = {"name": "tmp", "mountPath": "/tmp"}
 MODEL = {"name": "model", "mountPath": "/mnt/models", "readOnly": True}
@@ -43,27 +38,14 @@ print(json.dumps({"uid": os.getuid(), "root": root, "tools": tools, "packages": 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(standing):
     """The cluster, and a namespace that takes only pods of the restricted standard."""
-    found = Cluster(str(KUBECONFIG), tmp_path_factory.mktemp("kubectl"))
-    if (
-        not KUBECONFIG.exists()
-        or "True" not in found.run("get", "nodes", "-o", "jsonpath={..conditions[?(@.type=='Ready')].status}").stdout
-    ):
-        pytest.skip(LEFT_OUT)
     name = f"images-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    found.kubectl(
-        "apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    )
-    yield found, name
-    found.kubectl("delete", "namespace", name, "--wait=false")
-
-
-def version():
-    return json.loads(
-        (ROOT / "charts/serveplane/Chart.yaml").read_text().rpartition("appVersion: ")[2].splitlines()[0].join('""')
-    )
+    raw = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    standing.kubectl("apply", "-f", "-", stdin=raw)
+    yield standing, name
+    standing.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def pod(name, image, *, volumes=(), init=(), **container):
