@@ -224,6 +224,8 @@ def _as_model(key: str, value: object) -> str:
 
 def _model(raw: dict[str, Any], path: str, found: Read) -> dict[str, Any]:
     own = aliases(Model) - {"container"}
+    if raw.get("name") in ("", SERVER_CONTAINER):  # KServe's SDK always sends one
+        raw = {name: value for name, value in raw.items() if name != "name"}
     taken = {name: value for name, value in raw.items() if name in own}
     container = {name: value for name, value in raw.items() if name in CONTAINER_FIELDS and name != "name"}
     for name in raw.keys() - own - container.keys():

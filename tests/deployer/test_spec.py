@@ -142,6 +142,12 @@ def test_a_frameworks_key_is_read_as_a_model_of_that_format(key):
     }
 
 
+@pytest.mark.parametrize("name", ["", "kserve-container"])
+def test_a_model_may_have_the_only_name_that_its_container_can_have(name):
+    """KServe's SDK sends an empty one with every model."""
+    assert parse(service(modelled(name=name))) == parse(service(modelled()))
+
+
 @pytest.mark.parametrize(
     ("containers", "names"),
     [
