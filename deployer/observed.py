@@ -64,6 +64,8 @@ class Observed:
     address: str = ""
     route_error: str = ""
     """Why the routes are not those of the last plan, in the proxy's words; "" where they are."""
+    lacking: Failure | None = None
+    """What a service that serves could not be given, such as its autoscaler."""
 
     def revision(self, name: str) -> RevisionSeen | None:
         return next((r for r in self.revisions if r.name == name), None)

@@ -76,7 +76,7 @@ def _predictor(plan: Plan, observed: Observed) -> tuple[str, str, str, str]:
         return kind, UNKNOWN, "ModelFetching", fetching(plan, observed)
     fewest = next((r.min_replicas for r in plan.revisions if r.name == latest.name), 1)
     if latest.ready >= fewest and _settled(plan, latest.name):
-        return kind, TRUE, "", ""
+        return (kind, FALSE, observed.lacking.reason, observed.lacking.message) if observed.lacking else (kind, TRUE, "", "")
     if latest.failure and latest.ready < fewest:
         return kind, FALSE, latest.failure.reason, latest.failure.message
     return kind, UNKNOWN, "Starting", f"revision {latest.name}: {latest.ready} of {fewest} replicas are ready"

@@ -128,7 +128,7 @@ def _run(options: argparse.Namespace, api: Api, own: Api, ended: threading.Event
 
 
 def _webhook(options: argparse.Namespace, own: Api, platform: ClusterPlatform, namespace: str) -> tuple[Rotation, Webhook]:
-    webhook = Webhook(platform.runtimes, options.webhook_port)
+    webhook = Webhook(platform.runtimes, options.webhook_port, notices=platform.notices)
     configuration = options.webhook_configuration or f"{options.webhook_service}-{namespace}"
     keeping = WebhookKeeping(own, namespace, options.webhook_secret, configuration)
     rotation = Rotation(webhook, keeping, service_hosts(options.webhook_service, namespace))

@@ -11,12 +11,25 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from deployer.kubernetes import applied
 from deployer.kubernetes.api import Absent, Api, ApiError, Refused, Stale
 from deployer.kubernetes.cache import Store
-from deployer.kubernetes.kinds import APPLIED, BY_NAME, DEPLOYMENT, DESTINATION_RULE, MANAGER, OPTIONAL, ROUTES, Kind, kind_of
+from deployer.kubernetes.kinds import (
+    APPLIED,
+    BY_NAME,
+    DEPLOYMENT,
+    DESTINATION_RULE,
+    HPA,
+    MANAGER,
+    OPTIONAL,
+    ROUTES,
+    SCALED_OBJECT,
+    Kind,
+    kind_of,
+)
+from deployer.spec import AUTOSCALER_CLASS
 
 log = logging.getLogger(__name__)
 Object = dict[str, Any]
@@ -26,6 +39,12 @@ REFUSED_SECONDS = 20.0
 # The owner of a Deployment's replicas where an autoscaler sets them and has not done so yet.
 SCALE_MANAGER = "serveplane-scale"
 OWNS_REPLICAS = "ownsReplicas"
+
+
+Concern = Literal["pods", "scaler", "route"]
+SCALERS = (HPA.name, SCALED_OBJECT.name)
+_INSTEAD = "choose another ingress"
+_OTHER_SCALER = f"choose another autoscaler by the annotation {AUTOSCALER_CLASS}"
 
 
 @dataclass(frozen=True)
@@ -41,8 +60,10 @@ class Refusal:
     """It was not refused like this before."""
 
     @property
-    def is_route(self) -> bool:
-        return self.kind in [kind.name for kind in (*ROUTES, DESTINATION_RULE)]
+    def concerns(self) -> Concern:
+        if self.kind in [kind.name for kind in (*ROUTES, DESTINATION_RULE)]:
+            return "route"
+        return "scaler" if self.kind in SCALERS else "pods"
 
 
 @dataclass
@@ -93,7 +114,7 @@ class Children:
         trouble: ApiError | None = None
         for raw in objects:
             kind = kind_of(raw)
-            if kind in ROUTES and (trouble or any(not one.is_route for one in refusals)):
+            if kind in ROUTES and (trouble or any(one.concerns == "pods" for one in refusals)):
                 continue
             try:
                 refusal = self._apply(key, uid, kind, raw, first_size.get(raw["metadata"]["name"], 1))
@@ -131,7 +152,8 @@ class Children:
         if memory.refused == wanted and self._clock() < memory.tried_at + REFUSED_SECONDS:
             return Refusal(kind.name, name, memory.refused_text, memory.refused_at, False)
         if kind in OPTIONAL and self._is_absent(kind):
-            text = f"the cluster has no kind {kind.name} ({kind.api_version}); install what defines it, or choose another ingress"
+            instead = _OTHER_SCALER if kind.name in SCALERS else _INSTEAD
+            text = f"the cluster has no kind {kind.name} ({kind.api_version}); install what defines it, or {instead}"
             return self._refuse(memory, kind, name, wanted, text)
         live = self._stores[kind].get(f"{meta['namespace']}/{name}")
         if live is not None and self._is_so(key, kind, raw, wanted, live, memory):

@@ -3,11 +3,13 @@ which is written twice (after a restart, say) is there once.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from deployer.spec import Notice
 from deployer.status import timestamp
 
+NO_EFFECT = "NoEffect"
 READY, NOT_READY, ROLLED_OUT = "InferenceServiceReady", "InferenceServiceNotReady", "RevisionRolledOut"
 
 
@@ -32,14 +34,21 @@ def transitions(service: Mapping[str, Any], before: Mapping[str, Any], after: Ma
         yield _event(service, "Warning", NOT_READY, text, str(now.get("lastTransitionTime", "")))
 
 
+def noticed(service: Mapping[str, Any], notices: Iterable[Notice], at: float) -> dict[str, Any]:
+    """What a generation of the service says without an effect, all of it in one Event, and once."""
+    once = f"generation {service['metadata'].get('generation', 0)}"
+    return _event(service, "Warning", NO_EFFECT, "; ".join(map(str, notices)), timestamp(at), once)
+
+
 def refused(service: Mapping[str, Any], text: str, at: float) -> dict[str, Any]:
     """An object of the service was not taken."""
     return _event(service, "Warning", "ApplyRefused", text, timestamp(at))
 
 
-def _event(service: Mapping[str, Any], kind: str, reason: str, text: str, at: str) -> dict[str, Any]:
+def _event(service: Mapping[str, Any], kind: str, reason: str, text: str, at: str, once: str = "") -> dict[str, Any]:
+    """`once` is what the same text is told once for; by default a time."""
     meta = service["metadata"]
-    mark = hashlib.sha256("\0".join((meta["uid"], reason, text, at)).encode()).hexdigest()[:16]
+    mark = hashlib.sha256("\0".join((meta["uid"], reason, text, once or at)).encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -37,17 +37,17 @@ from deployer.kubernetes.kinds import (
     Kind,
     kind_of,
 )
-from deployer.kubernetes.rendering import labels, objects, route
+from deployer.kubernetes.rendering import objects, route
 from deployer.kubernetes.rendering.layout import Layout, layout, weights
 from deployer.kubernetes.rendering.settings import CONFIG_MAP as CONFIG_NAME
 from deployer.kubernetes.rendering.settings import Settings, parse_config
+from deployer.kubernetes.revising import revise
 from deployer.observed import Failure, Observed
 from deployer.plan import Abilities, Plan
 from deployer.runtimes import ServingRuntime, parse_runtime
 
 log = logging.getLogger(__name__)
 Object = dict[str, Any]
-KEPT_REVISIONS = 10
 SETTLE_SECONDS = 5.0
 """How long what was routed to stays after the routes were changed: proxies learn it a little later."""
 REPAIR_SECONDS = 1.0
@@ -232,6 +232,10 @@ class ClusterPlatform:
         raws = [*self._namespaced_runtimes.of(f"{namespace}/{EVERY}"), *self._cluster_runtimes.all()]
         return [found for raw in sorted(raws, key=_key) if (found := self._runtime(raw))]
 
+    def notices(self, service: spec.InferenceService) -> Sequence[spec.Notice]:
+        """What the service says, and has no effect on this cluster."""
+        return objects.notes(self._settings, service)
+
     @property
     def abilities(self) -> Abilities:
         return Abilities(fetches=False, pods=True)
@@ -257,7 +261,7 @@ class ClusterPlatform:
         error = refused.route or seeing.route_trouble(self._routes(key), uid)
         known = {one.name for one in revisions}
         routed = {name: percent for name, percent in weights(shares, seen, history).items() if name in known}
-        return Observed(revisions, {}, routed, history, url, address, error)
+        return Observed(revisions, {}, routed, history, url, address, error, refused.scaler)
 
     def apply(self, key: str, plan: Plan) -> None:
         raw = self._told_service(key)
@@ -265,7 +269,7 @@ class ClusterPlatform:
             return
         uid, status = raw["metadata"]["uid"], raw.get("status") or {}
         service = self._parse(key, raw)
-        self._revise(key, raw, service, plan)
+        revise(self._api, self._revisions, self._settings, key, service, plan)
         seen = seeing.seen_deployments(self._mine(DEPLOYMENT, key, uid))
         now = self._shares_now(key, uid, status, seen)
         lately = self._lately(key, now, seen)
@@ -306,6 +310,8 @@ class ClusterPlatform:
         self._told[key] = _Told(uid, wanted, answer.get("status") or {}, time.monotonic())
         for event in events.transitions(raw, before, wanted):
             self._tell(event)
+        if wanted.get("observedGeneration") != before.get("observedGeneration"):
+            self._tell_notices(key, raw)
 
     def delete(self, key: str) -> None:
         """What it owns goes with it, by its owner references; only what is known of it is left to forget."""
@@ -375,51 +381,30 @@ class ClusterPlatform:
             if percent and not after.get(name):
                 self._left[key][name] = time.monotonic()
 
-    def _revise(self, key: str, raw: Object, service: spec.InferenceService, plan: Plan) -> None:
-        """Keep the plan's revisions, each with the predictor that it came from, and remove the oldest that nobody needs."""
-        uid = raw["metadata"]["uid"]
-        stored = {one["metadata"]["name"]: one for one in self._revisions.of(key) if controller(one) == uid}
-        namespace = raw["metadata"]["namespace"]
-        of_canary = {revision: name for name, revision, _ in plan.asked[1:]}
-        for one in plan.revisions:
-            if one.name in stored:
-                continue
-            data = {"hash": one.hash, "template": dict(one.template), "predictor": _predictor(service, of_canary.get(one.name))}
-            made: Object = {"apiVersion": CONTROLLER_REVISION.api_version, "kind": CONTROLLER_REVISION.name}
-            made |= {"metadata": labels.metadata(self._settings, service, one.name), "data": data, "revision": one.number}
-            try:
-                self._revisions.put(self._api.create(CONTROLLER_REVISION.path(namespace), made))
-            except Stale:
-                there = self._api.get(CONTROLLER_REVISION.path(namespace, one.name))
-                self._revisions.put(there)
-                raise ApiError(f"revision {one.name} is there already; looking again") from None
-        used = {one.name for one in plan.revisions} | set(vars(plan.history).values())
-        spare = sorted((one for name, one in stored.items() if name not in used), key=lambda one: int(one.get("revision") or 0))
-        for old in spare[: max(0, len(spare) - KEPT_REVISIONS)]:
-            self._api.delete(CONTROLLER_REVISION.path(namespace, old["metadata"]["name"]), old["metadata"]["uid"])
-            self._revisions.drop(old)
-
     def _note(
         self, key: str, raw: Object, plan: Plan, laid: Layout, wanted: Sequence[Object], refusals: Sequence[Refusal]
     ) -> None:
-        """What could not be had, for `observe`: of a Deployment it is its revision's failure, of a route the route's."""
+        """What could not be had, for `observe`: of a Deployment it is its revision's failure."""
         revisions = {one.name: one.revision for one in laid.workloads}
         latest = plan.asked[0][1] if plan.asked else ""
         failures: dict[str, Failure] = {}
-        of_route = ""
+        of_route, lacking = "", None
         for one in refusals:
             text = f"{one.kind} {one.name} was refused: {one.message}"
-            if one.is_route:
-                of_route = of_route or text
-            else:
-                failures.setdefault(revisions.get(one.name, latest), Failure("InvalidPredictorSpec", text, one.at))
+            match one.concerns:
+                case "route":
+                    of_route = of_route or text
+                case "scaler":
+                    lacking = lacking or Failure("AutoscalerNotConfigured", text, one.at)
+                case "pods":
+                    failures.setdefault(revisions.get(one.name, latest), Failure("InvalidPredictorSpec", text, one.at))
             if one.is_new:
                 self._tell(events.refused(raw, text, one.at))
         if not of_route and sum(one.percent > 0 for one in laid.shares) > 1 and not any(kind_of(one) in ROUTES for one in wanted):
             of_route = (
                 "requests can't be split without an ingress; choose istio or gateway-api in the ConfigMap, or promote the canary"
             )
-        self._refusals[key] = _Refused(failures, of_route)
+        self._refusals[key] = _Refused(failures, of_route, lacking)
 
     def _whole(self, raw: Object, status: Object, before: Mapping[str, Any]) -> Object:
         """What the loop does not know: a status that is about a spec which can't be carried out is about this generation,
@@ -431,6 +416,15 @@ class ClusterPlatform:
             if kept := seeing.told(seeing.history(before, known)):
                 status = {**status, "components": {"predictor": kept}}
         return status
+
+    def _tell_notices(self, key: str, raw: Object) -> None:
+        """Once for a generation, and not at all for one that can't be read: its condition says why."""
+        try:
+            noticed = self.notices(self._parse(key, raw))
+        except SpecError:
+            return
+        if noticed:
+            self._tell(events.noticed(raw, noticed, time.time()))
 
     def _tell(self, event: Object) -> None:
         try:
@@ -453,13 +447,14 @@ class _Told:
 
 @dataclass(frozen=True)
 class _Refused:
-    """What the API server did not take: by revision, and of the routes."""
+    """What the API server did not take: by revision, of the routes, and of what scales them."""
 
     failures: Mapping[str, Failure]
     route: str
+    scaler: Failure | None
 
 
-_NOTHING_REFUSED = _Refused({}, "")
+_NOTHING_REFUSED = _Refused({}, "", None)
 
 
 def _key(raw: Mapping[str, Any]) -> str:
@@ -487,13 +482,3 @@ def _marked(raw: Object, laid: Layout) -> Object:
         return raw
     meta = raw["metadata"]
     return {**raw, "metadata": {**meta, "annotations": {**(meta.get("annotations") or {}), ROUTED: seeing.routed(laid.shares)}}}
-
-
-def _predictor(service: spec.InferenceService, canary: str | None) -> Object:
-    """What a rollback puts back: of a canary with what its entry left to the stable predictor."""
-    found = next(
-        (one.predictor for one in service.spec.canary if canary and one.predictor.name == canary), service.spec.predictor
-    )
-    changed = service.spec.model_copy(update={"predictor": spec.explicit(found) if canary else found, "canary": ()})
-    made: Object = spec.as_object(service.model_copy(update={"spec": changed}))["spec"]["predictor"]
-    return made

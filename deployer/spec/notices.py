@@ -81,6 +81,14 @@ LOCAL_MODEL: Mapping[str, str] = {
     "ports": "the platform chooses the ports; status.url and status.address say where a service answers",
     "securityContext": "predictors run as you on this platform, which is no security boundary",
 }
+_CLUSTER_METRIC = "the cluster's autoscaler reads cpu and memory; choose one of these"
+CLUSTER_COMPONENT: Mapping[str, str] = {
+    "storageContainerName": "one storage initializer fetches all models; name its image in the ConfigMap inferenceservice-config",
+}
+CLUSTER_PREDICTOR: Mapping[str, str] = {
+    **CLUSTER_COMPONENT,
+    "containerConcurrency": "requests wait in a bounded queue instead; give --concurrency or --max_queue in model.args",
+}
 _LOCAL_EFFECT = frozenset(("args", "env", "resources"))
 _ALWAYS_BATCHER: Mapping[str, str] = {
     "maxLatency": "batches form from what waits while others run, and nothing waits for a timer; leave it out",
@@ -95,8 +103,8 @@ def notices(service: InferenceService, platform: Platform) -> tuple[Notice, ...]
 
 def _all(whole: dict[str, Any], platform: Platform) -> Iterator[Notice]:
     spec, metadata = whole.get("spec", {}), whole["metadata"]
-    for key in metadata.get("annotations", {}):
-        if message := _annotation(key, platform):
+    for key, value in metadata.get("annotations", {}).items():
+        if message := _annotation(key, value, platform):
             yield Notice(under("metadata.annotations", key), message)
     if platform == "local" and VISIBILITY in metadata.get("labels", {}):
         yield Notice(under("metadata.labels", VISIBILITY), "services listen on 127.0.0.1 only: all of them are local")
@@ -104,8 +112,11 @@ def _all(whole: dict[str, Any], platform: Platform) -> Iterator[Notice]:
         yield from _predictor("spec.predictor", spec["predictor"], platform)
     for name in ("transformer", "explainer"):
         if name in spec:
-            told = [Notice(f"spec.{name}", f"has no effect: {LOCAL_SPEC[name]}")] if platform == "local" else []
-            yield from told or _anywhere(f"spec.{name}", spec[name])
+            if platform == "local":
+                yield Notice(f"spec.{name}", f"has no effect: {LOCAL_SPEC[name]}")
+            else:
+                yield from _anywhere(f"spec.{name}", spec[name])
+                yield from _on_a_cluster(f"spec.{name}", spec[name], CLUSTER_COMPONENT)
     if "tracing" in spec:
         yield Notice("spec.tracing", "has no effect: predictors write no traces yet; the access log has a line for each request")
     for at, canary in enumerate(spec.get("canary", ())):
@@ -124,18 +135,18 @@ _LOCAL_ANNOTATIONS: Mapping[str, str] = {
 }
 
 
-def _annotation(key: str, platform: Platform) -> str:
+def _annotation(key: str, value: str, platform: Platform) -> str:
     if hint := unknown_kserve_annotation(key):
         return hint
+    if platform == "kubernetes" and key == METRICS and value in SCALED_BY:
+        return f"has no effect: {_CLUSTER_METRIC}"
     return f"has no effect: {_LOCAL_ANNOTATIONS[key]}" if platform == "local" and key in _LOCAL_ANNOTATIONS else ""
 
 
 def _predictor(path: str, predictor: dict[str, Any], platform: Platform) -> Iterator[Notice]:
     yield from _anywhere(path, predictor)
     if platform == "kubernetes":
-        if predictor.get("scaleMetric") in SCALED_BY:
-            why = "the cluster's autoscaler reads cpu and memory; choose one of these"
-            yield Notice(f"{path}.scaleMetric", f"has no effect: {why}")
+        yield from _on_a_cluster(path, predictor, CLUSTER_PREDICTOR)
         return
     if predictor.get("scaleMetric", "cpu") not in SCALED_BY:
         for name in ("scaleMetric", "scaleTarget"):
@@ -155,6 +166,20 @@ def _predictor(path: str, predictor: dict[str, Any], platform: Platform) -> Iter
             yield Notice(here, why)
         elif name in LOCAL_MODEL or (name in CONTAINER_FIELDS and name not in _LOCAL_EFFECT):
             yield Notice(here, f"has no effect: {LOCAL_MODEL.get(name, _NO_PODS)}")
+
+
+def _on_a_cluster(path: str, component: dict[str, Any], fields: Mapping[str, str]) -> Iterator[Notice]:
+    for name, why in fields.items():
+        if component.get(name):
+            yield Notice(f"{path}.{name}", f"has no effect: {why}")
+    if component.get("scaleMetric") in SCALED_BY:
+        yield Notice(f"{path}.scaleMetric", f"has no effect: {_CLUSTER_METRIC}")
+    if "containers" in component and "model" not in component and "maxBatchSize" in component.get("batcher", {}):
+        yield Notice(
+            f"{path}.batcher.maxBatchSize", "has no effect: a server of one's own makes its own batches; tell it by its args"
+        )
+    if component.get("model", {}).get("confidential", {}).get("enabled"):
+        yield Notice(f"{path}.model.confidential", f"has no effect: {LOCAL_MODEL['confidential']}")
 
 
 def _anywhere(path: str, component: dict[str, Any]) -> Iterator[Notice]:

@@ -7,15 +7,16 @@ warning too: its ServingRuntime may be the next object of the same manifest.
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from deployer import runtimes, spec
 from deployer.errors import DeployerError, Mistake, SpecError
 from deployer.runtimes import ServingRuntime
-from deployer.spec import InferenceService
+from deployer.spec import InferenceService, Notice
 from deployer.spec.formats import LEGACY_KEYS
 
+Notices = Callable[[InferenceService], Sequence[Notice]]
 VERSION = "admission.k8s.io/v1"
 GROUP = "serving.kserve.io"
 
@@ -24,8 +25,14 @@ class NoReview(DeployerError):
     """The request is no AdmissionReview."""
 
 
-def review(raw: object, installed: Sequence[ServingRuntime] = ()) -> dict[str, Any]:
-    """Whether the object may be made or changed.  `installed` are the runtimes of its namespace and of all.
+def of_any_cluster(service: InferenceService) -> Sequence[Notice]:
+    """What has no effect, whatever the cluster is like."""
+    return spec.notices(service, "kubernetes")
+
+
+def review(raw: object, installed: Sequence[ServingRuntime] = (), notices: Notices = of_any_cluster) -> dict[str, Any]:
+    """Whether the object may be made or changed.  `installed` are the runtimes of its namespace and of all, `notices` gives
+    what to warn of.
 
     NoReview where `raw` is none.
     """
@@ -34,7 +41,7 @@ def review(raw: object, installed: Sequence[ServingRuntime] = ()) -> dict[str, A
         return _answer(request)
     try:
         if request["kind"]["kind"] == spec.KIND:
-            return _answer(request, warnings=_service(request, installed))
+            return _answer(request, warnings=_service(request, installed, notices))
         runtimes.check_conflicts(runtimes.parse_runtime(_object(request)), installed)
     except SpecError as error:
         return _answer(request, refused=error.mistakes)
@@ -104,14 +111,14 @@ def _object(request: Mapping[str, Any]) -> dict[str, Any]:
     return subject
 
 
-def _service(request: Mapping[str, Any], installed: Sequence[ServingRuntime]) -> list[str]:
+def _service(request: Mapping[str, Any], installed: Sequence[ServingRuntime], notices: Notices) -> list[str]:
     """What to warn of; SpecError where the service can't be carried out."""
     subject = _object(request)
     service = spec.parse(subject, formats=None)
     before = _before(request)
     if before is not None:
         spec.check_update(before, service)
-    return [*map(str, spec.notices(service, "kubernetes")), *_unserved(subject, installed)]
+    return [*map(str, notices(service)), *_unserved(subject, installed)]
 
 
 def _before(request: Mapping[str, Any]) -> InferenceService | None:

@@ -37,9 +37,15 @@ Installed = Callable[[str], Sequence[ServingRuntime]]
 class Webhook:
     """The server.  `use` a certificate, then `start`; `use` another at any time."""
 
-    def __init__(self, installed: Installed, port: int = 9443, address: str = "") -> None:
-        """`installed` gives the runtimes of a namespace and of all.  Port 0 is any that is free."""
-        self._server = _Server((address, port), installed)
+    def __init__(
+        self,
+        installed: Installed,
+        port: int = 9443,
+        address: str = "",
+        notices: reviews.Notices = reviews.of_any_cluster,
+    ) -> None:
+        """`installed` gives the runtimes of a namespace and of all, `notices` what to warn of.  Port 0 is any that is free."""
+        self._server = _Server((address, port), installed, notices)
         self._thread = threading.Thread(target=self._server.serve_forever, name="webhook", daemon=True)
 
     @property
@@ -75,8 +81,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], installed: Installed) -> None:
-        self.installed = installed
+    def __init__(self, address: tuple[str, int], installed: Installed, notices: reviews.Notices) -> None:
+        self.installed, self.notices = installed, notices
         self.tls: ssl.SSLContext | None = None
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Exchange)
@@ -128,7 +134,7 @@ class _Exchange(BaseHTTPRequestHandler):
             if self.path.partition("?")[0] == "/default":
                 answer = reviews.default(raw)
             elif self.path.partition("?")[0] == "/validate":
-                answer = reviews.review(raw, self.server.installed(reviews.namespace(raw)))
+                answer = reviews.review(raw, self.server.installed(reviews.namespace(raw)), self.server.notices)
             else:
                 return self._send(404, "text/plain", b"there are /default and /validate\n")
         except reviews.NoReview as error:

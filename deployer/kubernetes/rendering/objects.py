@@ -14,7 +14,7 @@ from deployer.kubernetes.rendering.service import grpc_port
 from deployer.kubernetes.rendering.service import service as service_of
 from deployer.kubernetes.rendering.settings import Settings
 from deployer.plan import Plan
-from deployer.spec import InferenceService, Notice
+from deployer.spec import InferenceService, Notice, notices
 from deployer.spec.schema import Component as ComponentSpec
 
 
@@ -110,23 +110,26 @@ def _routes(
             yield first
 
 
-def notes(settings: Settings, service: InferenceService, layout: Layout) -> tuple[Notice, ...]:
-    """What the service says, and these objects do not: with why, and what to do."""
-    return tuple(_notes(settings, service, layout))
+def notes(settings: Settings, service: InferenceService) -> tuple[Notice, ...]:
+    """What the service says, and no object of a cluster does: with why, and what to do."""
+    return (*notices(service, "kubernetes"), *_notes(settings, service))
 
 
-def _notes(settings: Settings, service: InferenceService, layout: Layout) -> Iterator[Notice]:
+def _notes(settings: Settings, service: InferenceService) -> Iterator[Notice]:
+    """What depends on how the cluster is set up."""
     spec = service.spec
+    percent = spec.predictor.canary_traffic_percent
+    splits = bool(spec.canary) or (percent is not None and 0 < percent < 100)
     for name, part in (("predictor", spec.predictor), ("transformer", spec.transformer), ("explainer", spec.explainer)):
         if part is not None and part.logger is not None:
             why = "has no effect: nothing sends requests and responses on yet; the access log has a line for each"
             yield Notice(f"spec.{name}.logger", why)
     if spec.explainer is not None and not spec.explainer.containers:
         yield Notice("spec.explainer.art", "has no effect: there is no such explainer any more; give it containers")
-    if len(layout.workloads) > 1 and spec.transformer is not None and settings.ingress != "none":
+    if splits and spec.transformer is not None and settings.ingress != "none":
         why = "its calls are split between the predictors only where it has a mesh's sidecar; else the stable one has all"
         yield Notice("spec.transformer", why)
-    if len(layout.workloads) > 1 and settings.ingress == "none":
+    if splits and settings.ingress == "none":
         why = "gets no requests: without an ingress nothing splits them; set one in the ConfigMap inferenceservice-config"
         path = "spec.canary" if spec.canary else "spec.predictor.canaryTrafficPercent"
         yield Notice(path, why)

@@ -17,6 +17,7 @@ from deployer import runtimes, spec
 from deployer.kubernetes.rendering import credentials, layout, objects, settings
 from deployer.kubernetes.rendering.credentials import SecretSeen, ServiceAccountSeen
 from deployer.kubernetes.rendering.layout import SeenDeployment
+from deployer.observed import History, Observed, RevisionSeen
 from deployer.plan import Abilities, plan
 from tests.deployer.cases import FOLDER, Whole, cases, check, documents, read
 
@@ -91,7 +92,7 @@ def rendered(folder, case, change=lambda raw: raw):
         return accounts.get(name, ServiceAccountSeen(name))
 
     made = objects.render(chosen, service, planned, laid, who)
-    return Rendered(service, planned, laid, chosen, made, objects.notes(chosen, service, laid))
+    return Rendered(service, planned, laid, chosen, made, objects.notes(chosen, service))
 
 
 @every_case
@@ -111,6 +112,58 @@ def test_the_objects_of_a_manifest_are_what_was_reviewed(folder, case):
 @every_case
 def test_rendering_again_gives_the_same(folder, case):
     assert rendered(folder, case).objects == rendered(folder, case).objects
+
+
+LONGEST = {
+    "a candidate": ({"canaryTrafficPercent": 20}, {}),
+    "a predictor with a name": ({"canaryTrafficPercent": 20, "name": "p"}, {}),
+    "a canary with a name": ({}, {"canary": [{"trafficPercent": 20, "predictor": {"name": "c", "model": {"storageUri": "s3://b/3"}}}]}),
+    "a transformer": ({"canaryTrafficPercent": 20}, {"transformer": {"containers": [{"image": "x"}]}}),
+    "an explainer": ({"canaryTrafficPercent": 20}, {"explainer": {"containers": [{"image": "x"}]}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ingress", ["istio", "gateway-api", "none"])
+@pytest.mark.parametrize("case", LONGEST)
+def test_the_longest_name_of_a_service_fits_all_that_is_named_after_it(case, ingress):
+    """Host names bound it at admission; a Service's name and a label hold 63 characters, and what is longer is shortened."""
+    own, rest = LONGEST[case]
+
+    def of(name, own, uri="s3://b/2"):
+        predictor = {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": uri}, **own}
+        meta = {"name": name, "namespace": "n", "uid": UID}
+        raw = {"apiVersion": spec.API_VERSION, "kind": spec.KIND, "metadata": meta}
+        return {**raw, "spec": {"predictor": predictor, **rest}}
+
+    def refused(name):
+        try:
+            spec.parse(of(name, own))
+        except spec.SpecError as error:
+            return str(error)
+        return ""
+
+    longest = max(length for length in range(30, 60) if not refused("a" * length))
+    assert "63 are allowed" in refused("a" * (longest + 1))
+    name = "a" * longest
+    service = spec.parse(of(name, own))
+    first = plan(spec.parse(of(name, {}, "s3://b/1")), Observed(), abilities=CLUSTER).revisions[0]
+    seen = RevisionSeen(first.name, 1, first.hash, first.template, 1, 1, 1)
+    observed = Observed((seen,), {}, {first.name: 100}, History(first.name, first.name, first.name))
+    planned = plan(service, observed, abilities=CLUSTER)
+    home = layout.stable_name(name, own.get("name", ""))
+    there = {home: SeenDeployment(first.name, 1, 1, 1, 1)}
+    laid = layout.layout(name, planned, there, {home: 100}, own.get("name", ""))
+    assert len(laid.workloads) == 2
+    chosen = settings.Settings(ingress=ingress)
+    made = objects.render(chosen, service, planned, laid, lambda namespace, name: ServiceAccountSeen(name))
+    names = [(one["kind"], one["metadata"]["name"]) for one in made]
+    assert len(set(names)) == len(names)
+    for one in made:
+        assert len(one["metadata"]["name"]) <= 63, one["kind"]
+        inside = one["spec"].get("template", {}).get("metadata", {}).get("labels", {})
+        assert all(len(value) <= 63 for value in (*one["metadata"]["labels"].values(), *inside.values()))
+        if not one["apiVersion"].startswith(("networking.istio.io", "gateway.networking.k8s.io")):
+            kubernetes_validate.validate(one, KUBERNETES, strict=True)
 
 
 # what Kubernetes, Istio and the Gateway API make of them

@@ -42,8 +42,8 @@ def asked(raw, old=None, operation=None, kind=KIND, **fields):
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
 
 
-def reviewed(*args, installed=(), **fields):
-    answer = reviews.review(asked(*args, **fields), installed)
+def reviewed(*args, installed=(), notices=reviews.of_any_cluster, **fields):
+    answer = reviews.review(asked(*args, **fields), installed, notices)
     assert (answer["apiVersion"], answer["kind"], answer["response"]["uid"]) == ("admission.k8s.io/v1", "AdmissionReview", "u-1")
     return answer["response"]
 
