@@ -59,6 +59,14 @@ def down() -> None:
 
 
 @app.command()
+def restart() -> None:
+    """Put another supervisor and another Envoy in their places, after an upgrade say; no request is lost."""
+    with errors():
+        found = _client().restart()
+        say(f"the platform is up on {found['url']} by pid {found['pid']}, Envoy by pid {found['envoy']}")
+
+
+@app.command()
 def status(output: Output = Form.table) -> None:
     """What runs, with pids and ports."""
     with errors():

@@ -6,7 +6,8 @@ PUT    …/namespaces/NS/inferenceservices/NAME/content/C   the same; C: which c
 DELETE …/namespaces/NS/inferenceservices/NAME
 GET    …/namespaces/NS/inferenceservices/NAME/revisions
 GET    /runtimes/NS     the runtimes that users installed there and for all; PUT installs one, DELETE takes it away
-GET    /platform       what runs;    POST /platform/down     ends it all
+GET    /platform       what runs;    POST /platform/down     ends it all; /platform/stop the supervisor alone
+POST   /platform/envoy  puts another Envoy in the place of the one that runs
 """
 
 import json
@@ -92,6 +93,12 @@ class _Request(BaseHTTPRequestHandler):
     def _route(self, verb: str, path: str, body: bytes) -> Any:
         platform = self.server.supervisor.platform
         if path == "/platform" and verb == "GET":
+            return self.server.supervisor.described()
+        if path == "/platform/envoy" and verb == "POST":
+            self.server.supervisor.envoy.replace()
+            return self.server.supervisor.described()
+        if path == "/platform/stop" and verb == "POST":
+            self.server.supervisor.stop.set()
             return self.server.supervisor.described()
         if path == "/platform/down" and verb == "POST":
             self.server.supervisor.end_all = True

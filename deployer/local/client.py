@@ -162,7 +162,17 @@ class LocalClient:
                 return None
             # a dead supervisor's processes are ended by a new one
             self.up()
-        described = self._ask("POST", "/platform/down")
+        return self._end("/platform/down")
+
+    def restart(self) -> dict[str, Any]:
+        """Have another supervisor and another Envoy, of the installation that this is; what serves goes on serving."""
+        if self.is_up():
+            self._end("/platform/stop")
+        self._was_up = False
+        return self._ask("POST", "/platform/envoy")
+
+    def _end(self, path: str) -> dict[str, Any]:
+        described = self._ask("POST", path)
         # by its lock and record: one that this command started would be a zombie with a pid until the command ends, and the
         # next one may have the lock already
         deadline = time.monotonic() + 40

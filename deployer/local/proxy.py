@@ -6,6 +6,7 @@ is waited for.  Starting and ending Envoy is its supervisor's business.
 """
 
 import contextlib
+import hashlib
 import http.client
 import itertools
 import json
@@ -25,6 +26,8 @@ from deployer.local.listeners import Document
 
 # Seconds: for one question to Envoy, for one step of a change, between two looks, until what Envoy says is in its log.
 ASK, STEP, LOOK, LOG = 2.0, 5.0, 0.003, 1.5
+# Seconds in which one that is replaced tells its callers to come by another connection; two more, and it ends.
+DRAIN = 10
 WORKERS = 2
 # What Envoy reads, each with its own name for it.
 FILES = {"cds.json": "cluster_manager.cds", "lds.json": "listener_manager.lds", "routes.json": "http.clients.rds.main"}
@@ -64,6 +67,10 @@ def steps(before: Mapping[str, Document], wanted: Mapping[str, Document]) -> lis
     return found
 
 
+def _program() -> Path:
+    return Path(sys.executable).parent / "envoy"
+
+
 class Refused(Exception):
     """Envoy did not take a file; `str(error)` is what it said."""
 
@@ -80,14 +87,36 @@ class Proxy:
         self._applied: tuple[ServiceRoutes, ...] | None = None
         self._rejected = ""
 
-    def command(self) -> list[str]:
-        """The argv list that starts Envoy; `apply` must have been called once, for Envoy to find its files."""
+    def command(self, epoch: int = 0) -> list[str]:
+        """The argv list that starts Envoy; `apply` must have been called once, for Envoy to find its files.
+
+        Above 0 it takes the listening sockets over from the one that was started with the `epoch` before.
+        """
+        own = self._options.directory / "base-id"
+        if epoch:
+            restart = ["--base-id", own.read_text().strip(), "--restart-epoch", str(epoch)]
+        else:
+            # what two of them share has a number, and other Envoys of this machine have other ones
+            restart = ["--use-dynamic-base-id", "--base-id-path", str(own)]
         return [
-            *[str(Path(sys.executable).parent / "envoy"), "--config-path", str(self._options.directory / "bootstrap.json")],
-            # another Envoy of this machine is nobody to share memory with
-            *["--disable-hot-restart", "--concurrency", str(WORKERS), "--drain-time-s", "10"],
+            *[str(_program()), "--config-path", str(self._options.directory / "bootstrap.json"), *restart],
+            *["--drain-time-s", str(DRAIN), "--parent-shutdown-time-s", str(DRAIN + 2), "--concurrency", str(WORKERS)],
             *["--log-level", "warning", "--log-path", str(self._log), "--file-flush-interval-msec", "250"],
         ]
+
+    def likeness(self) -> str:
+        """The same for two Envoys that would be the same: of one program, with one bootstrap file."""
+        program = _program().stat()
+        made = (program.st_ino, program.st_size, program.st_mtime_ns, json.dumps(bootstrap(self._options), sort_keys=True))
+        return hashlib.sha256(repr(made).encode()).hexdigest()[:16]
+
+    def is_live(self, epoch: int) -> bool:
+        """Whether the Envoy that answers is the one of this epoch, and serves."""
+        try:
+            told = json.loads(self._ask("/server_info"))
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+        return told["state"] == "LIVE" and int(told["command_line_options"].get("restart_epoch", 0)) == epoch
 
     def apply(self, services: Sequence[ServiceRoutes]) -> None:
         """Bring Envoy to these routes; nothing is written where they are there.  What Envoy refuses, `rejected` tells.

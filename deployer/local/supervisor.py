@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,9 +19,10 @@ from deployer.controller import Controller
 from deployer.local import state
 from deployer.local.api import serve
 from deployer.local.envoy import EnvoyOptions
+from deployer.local.envoy_process import EnvoyProcess
 from deployer.local.platform import LocalPlatform
 from deployer.local.proxy import Proxy
-from deployer.local.replica import Ports, Process, adopt, can_listen, rotate, spawn_orphan
+from deployer.local.replica import Ports, adopt, can_listen
 from deployer.local.replicas import Replicas
 from deployer.local.scaling import Scaler
 
@@ -30,62 +30,6 @@ log = logging.getLogger(__name__)
 PREFERRED_PORT = 8085
 # What a supervisor may take to end.
 LOCK_SECONDS = 25.0
-
-
-class EnvoyProcess:
-    """Envoy, kept running; started again at once where it dies."""
-
-    def __init__(self, home: state.Home, options: EnvoyOptions, proxy: Proxy) -> None:
-        self._home, self._options, self._proxy = home, options, proxy
-        self._file = home.root / "processes" / "envoy.json"
-        self._log = home.root / "logs" / "envoy.log"
-        self._process: Process | None = adopt(state.read(self._file))
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="envoy", daemon=True)
-
-    @property
-    def is_adopted(self) -> bool:
-        return self._process is not None
-
-    def start(self) -> None:
-        if self._process is None:
-            self._spawn()
-        self._thread.start()
-
-    def _spawn(self) -> None:
-        self._options.admin.unlink(missing_ok=True)
-        environment = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TZ", "TMPDIR")}
-        self._process = spawn_orphan(self._proxy.command(), environment, self._log)
-        state.write(self._file, self._process.record())
-
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._stopping.wait(0.05 + pause):
-            pause = 0.0
-            if self._process is not None and not self._process.is_alive():
-                log.warning("Envoy ended: starting it again")
-                try:
-                    self._spawn()
-                except (OSError, ValueError, subprocess.SubprocessError) as error:
-                    log.warning("Envoy could not be started: %s", error)
-                    pause = 1.0
-                else:
-                    pause = 0.2
-            rotate(self._log)
-            rotate(self._options.access_log)
-            rotate(self._home.log)
-
-    def close(self, end: bool) -> None:
-        self._stopping.set()
-        self._thread.join()
-        if not end or self._process is None:
-            return
-        self._process.signal(signal.SIGTERM)
-        deadline = time.monotonic() + 5
-        while self._process.is_alive() and time.monotonic() < deadline:
-            threading.Event().wait(0.02)
-        self._process.signal(signal.SIGKILL)
-        self._file.unlink(missing_ok=True)
 
 
 class Supervisor:

@@ -175,12 +175,13 @@ def test_envoy_is_started_again_where_it_dies(platform, pair):
     dead = platform.envoy()
     platform.kill(dead)
     until(lambda: platform.envoy() != dead, 5)
-    until(lambda: _answers(pair, "pair"), 5)
+    until(lambda: answers(pair, "pair"), 5)
 
 
-def _answers(url, name):
+def answers(url, name, value=1):
+    """Whether it does, also where nobody takes connections for a moment."""
     try:
-        return ask(url, name) == (200, 1)
+        return ask(url, name) == (200, value)
     except OSError:
         return False
 
