@@ -7,11 +7,12 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 3 there is no such thin
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from deployer.cli import changing, looking, platform, run
-from deployer.cli.output import ended
+from deployer.cli.output import Form, ended
 
 app = typer.Typer(
     name="serve",
@@ -20,6 +21,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        platform.version(Form.table)
+        raise typer.Exit
+
+
+@app.callback()
+def serve(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
 SERVICES: tuple[Callable[..., None], ...] = (
     changing.deploy,
     changing.apply,

@@ -147,6 +147,7 @@ def test_run_becomes_the_predictor_and_its_stdout_is_the_ready_line_alone(tmp_pa
 
 def test_the_version_is_one_word():
     assert serve("version").stdout.strip().count(".") == 2
+    assert serve("--version").stdout == serve("version").stdout
 
 
 def test_every_example_manifest_is_rendered_with_what_would_run():
