@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-FIRST, LONGEST = 0.2, 60.0
+# At the longest as often as what is well is looked at.
+FIRST, LONGEST = 0.2, 30.0
 
 
 def pause(first: float, longest: float, failures: int) -> float:

@@ -15,6 +15,7 @@ OSError
 import http.client
 import json
 import logging
+import random
 import threading
 import time
 from collections import Counter
@@ -35,6 +36,9 @@ from deployer.kubernetes.kinds import MANAGER
 log = logging.getLogger(__name__)
 CONNECT_SECONDS, READ_SECONDS = 5.0, 35.0
 LONGEST_PAUSE = 10.0
+PASSING = (429, 500, 502, 503, 504)
+TRIES, AGAIN_SECONDS = 3, 0.2
+"""How often something is sent to a server that answers like this, and about how long to wait before the second time."""
 PAGE = 500
 _IN_A_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -215,20 +219,38 @@ class Api:
         query: Mapping[str, str] | None = None,
         verb: str = "",
     ) -> dict[str, Any]:
-        if method != "GET":
-            if not self.may_write():
-                raise NotLeading(f"{method} {path} was not sent: another controller leads")
-            # a server that has too much to do said when to come again; reading goes on, as it is what mends caches
-            if (pause := self._not_before - time.monotonic()) > 0:
-                time.sleep(min(pause, LONGEST_PAUSE))
-                if not self.may_write():
-                    raise NotLeading(f"{method} {path} was not sent: another controller leads")
-        response = self._send(method, path, query or {}, body, content, (CONNECT_SECONDS, self._read_seconds), verb or method)
+        timeout = (CONNECT_SECONDS, self._read_seconds)
+        response = self._patiently(method, path, query or {}, body, content, timeout, verb or method)
         try:
             answer: dict[str, Any] = json.loads(response.response.data)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError) as error:
             raise ApiError(f"{method} {path}: {_said(error)}") from None
         return answer
+
+    def _patiently(self, method: str, path: str, *rest: Any) -> Any:
+        """Again, after a moment, where the server had no time for it or stumbled: all that is sent may be sent twice.
+
+        A server that has too much to do says when to come again.  Reading does not wait for that: it is what mends caches.
+        """
+        tries = 0
+        while True:
+            if method != "GET":
+                self._wait_for_turn(f"{method} {path}")
+            try:
+                return self._send(method, path, *rest)
+            except ApiError as error:
+                tries += 1
+                if error.status not in PASSING or tries == TRIES:
+                    raise
+            time.sleep(AGAIN_SECONDS * tries * (0.5 + random.random()))
+
+    def _wait_for_turn(self, what: str) -> None:
+        """NotLeading where it must not be written any more."""
+        while self.may_write():
+            if (pause := self._not_before - time.monotonic()) <= 0:
+                return
+            time.sleep(min(pause, LONGEST_PAUSE))
+        raise NotLeading(f"{what} was not sent: another controller leads")
 
     def _send(
         self,
@@ -283,6 +305,9 @@ class Api:
             self.requests[verb, status] += 1
 
 
+_UNTYPED = "failed to create typed patch object"
+
+
 def _error(status: int, body: Mapping[str, Any]) -> ApiError:
     text = str(body.get("message") or body.get("reason") or f"the API server answered {status}")
     match status:
@@ -294,6 +319,9 @@ def _error(status: int, body: Mapping[str, Any]) -> ApiError:
             return Expired(text, status, body)
         case 401 | 408 | 429:
             return ApiError(text, status, body)
+    if _UNTYPED in text:
+        # said with 500, and yet it is the object that is wrong: a field of another type than its kind has
+        return Refused(text, 422, body)
     # a quota and a policy refuse with 403, a webhook as it likes, and a webhook that is down with 500
     return Refused(text, status, body) if 400 <= status < 500 else ApiError(text, status, body)
 

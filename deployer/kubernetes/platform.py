@@ -254,7 +254,7 @@ class ClusterPlatform:
         refused = self._refusals.get(key, _NOTHING_REFUSED)
         revisions = tuple(replace(one, failure=refused.failures.get(one.name) or one.failure) for one in revisions)
         history = seeing.history(status, (one.name for one in revisions))
-        seen = seeing.seen_deployments(deployments)
+        seen = seeing.seen_deployments(deployments, of_pods)
         shares = self._shares_now(key, uid, status, seen)
         service = self._parse(key, raw)
         url, address = route.url(self._settings, service), route.address(service)
@@ -270,7 +270,7 @@ class ClusterPlatform:
         uid, status = raw["metadata"]["uid"], raw.get("status") or {}
         service = self._parse(key, raw)
         revise(self._api, self._revisions, self._settings, key, service, plan)
-        seen = seeing.seen_deployments(self._mine(DEPLOYMENT, key, uid))
+        seen = seeing.seen_deployments(self._mine(DEPLOYMENT, key, uid), self._pods.of(key))
         now = self._shares_now(key, uid, status, seen)
         lately = self._lately(key, now, seen)
         laid = layout(plan.name, plan, seen, now, service.spec.predictor.name or "", lately)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from deployer.kubernetes import pods
 from deployer.kubernetes.children import controller
 from deployer.kubernetes.kinds import REVISION, ROUTED
+from deployer.kubernetes.rendering.labels import selector
 from deployer.kubernetes.rendering.layout import SeenDeployment, Share, seen_deployment, short
 from deployer.observed import History, RevisionSeen
 
@@ -39,10 +41,20 @@ def _revision(stored: Object, deployments: Sequence[Object], of_pods: Sequence[O
     )
 
 
-def seen_deployments(deployments: Iterable[Object]) -> dict[str, SeenDeployment]:
+def seen_deployments(deployments: Iterable[Object], of_pods: Iterable[Object]) -> dict[str, SeenDeployment]:
     """Those of predictors, by name."""
-    mine = (one for one in deployments if (one["metadata"].get("labels") or {}).get("component") == "predictor")
-    return {one["metadata"]["name"]: seen_deployment(one) for one in mine}
+    revisions: dict[str, set[str]] = {}
+    for pod in of_pods:
+        labels = pod["metadata"].get("labels") or {}
+        if not pods.is_leaving(pod):
+            revisions.setdefault(labels.get("app", ""), set()).add(labels.get(REVISION, ""))
+    found = {}
+    for one in deployments:
+        if (one["metadata"].get("labels") or {}).get("component") == "predictor":
+            name, seen = one["metadata"]["name"], seen_deployment(one)
+            alone = revisions.get(selector(name)["app"]) == {short(seen.revision)}
+            found[name] = replace(seen, alone=alone)
+    return found
 
 
 def history(status: Mapping[str, Any], known: Iterable[str]) -> History:

@@ -70,17 +70,26 @@ class Plane:
 
     @contextmanager
     def without_api_server(self) -> Iterator[None]:
-        """The API server is killed, and started again, by its own command line, when the block ends."""
+        """The API server is killed, and started again, by its own command line, when the block ends.
+
+        Kubernetes' own controllers sleep meanwhile: each time that they find nobody they wait longer before they look again,
+        up to a minute.
+        """
         pid = self.pid("kube-apiserver")
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
         place = os.readlink(f"/proc/{pid}/cwd")
         environment = dict(os.environ, PATH=f"{Path.home()}/.cache/testcluster/bin:{os.environ['PATH']}")
+        others = [self.pid(name) for name in ("kube-controller-manager", "kube-scheduler")]
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
         until(lambda: not _runs(pid))
         try:
             yield
         finally:
             self._start_api_server(command, place, environment)
+            for other in others:
+                os.kill(other, signal.SIGCONT)
 
     def _start_api_server(self, command: list[bytes], place: str, environment: dict[str, str]) -> None:
         """Again and again, while the dead one's port is not free yet."""
@@ -207,12 +216,15 @@ class Kubelet:
     def start(self) -> None:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}
         self._api.apply(NODES.path(None, NODE), node, "kubelet")
+        self._post()
+        for thread in self._threads:
+            thread.start()
+
+    def _post(self) -> None:
         size = {"cpu": "10000", "memory": "100Ti", "pods": "10000", "ephemeral-storage": "100Ti"}
         condition = {"type": "Ready", "status": "True", "reason": "Fake", "message": "a thread", "lastTransitionTime": now()}
         status = {"capacity": size, "allocatable": size, "conditions": [{**condition, "lastHeartbeatTime": now()}]}
         self._api.patch(NODES.path(None, NODE) + "/status", [{"op": "add", "path": "/status", "value": status}])
-        for thread in self._threads:
-            thread.start()
 
     def stop(self) -> None:
         self._closed.set()
@@ -228,6 +240,14 @@ class Kubelet:
             spec = {"holderIdentity": NODE, "leaseDurationSeconds": 40, "renewTime": now(".%fZ")}
             lease = {"apiVersion": LEASE.api_version, "kind": "Lease", "metadata": meta, "spec": spec}
             _try(lambda lease=lease: self._api.apply(LEASE.path("kube-node-lease", NODE), lease, "kubelet"))
+            _try(self._again_if_lost)
+
+    def _again_if_lost(self) -> None:
+        """A node that was not heard of for long counts as lost, and its pods as not ready, until its kubelet says otherwise."""
+        conditions = self._api.get(NODES.path(None, NODE))["status"]["conditions"]
+        if any(one["type"] == "Ready" and one["status"] != "True" for one in conditions):
+            self._post()
+            self.again()
 
     def _watch(self) -> None:
         while not self._closed.is_set():
@@ -264,6 +284,7 @@ def _core(status: dict) -> list:
     states = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
     return [
         status.get("phase"),
+        [one["status"] for one in status.get("conditions", ()) if one["type"] == "Ready"],
         *((one["name"], one["ready"], one["restartCount"], sorted(one.get("state", {}))) for one in states),
     ]
 

@@ -88,13 +88,17 @@ class Proxy:
         self._server.server_close()
         self.cut()
 
-    def cut(self) -> int:
-        """Break every watch; how many there were."""
+    @property
+    def watches(self) -> int:
+        """How many there are now."""
+        return len(self._watches)
+
+    def cut(self) -> None:
+        """Break every watch."""
         with self._lock:
             cut, self._watches = self._watches, set()
         for one in cut:
             _shut(one)
-        return len(cut)
 
     @property
     def writes(self) -> list[Seen]:

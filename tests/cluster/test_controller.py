@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 from deployer.kubernetes import cache
-from deployer.kubernetes.kinds import CHILDREN, CONTROLLER_REVISION, DEPLOYMENT, INFERENCE_SERVICE, POD, VIRTUAL_SERVICE
+from deployer.kubernetes.kinds import CHILDREN, CONTROLLER_REVISION, DEPLOYMENT, INFERENCE_SERVICE, VIRTUAL_SERVICE
+from tests.cluster import figures
 from tests.cluster.plane import Kubelet, booted, service, until
 from tests.cluster.process import Process, at_most
 from tests.cluster.proxy import Proxy
@@ -131,9 +132,11 @@ def running(proxy):
 def test_watches_that_break_begin_again_where_they_were(plane, ns, proxy, running):
     plane.apply(service(ns))
     until(lambda: plane.is_ready(ns, "iris"))
+    until(lambda: proxy.watches >= 12)
     lists = sum(not one.is_watch and one.method == "GET" for one in proxy.seen)
     for number in range(2, 6):
-        assert proxy.cut() >= 12
+        until(lambda: proxy.watches >= 12)
+        proxy.cut()
         plane.apply(service(ns, uri=f"s3://models/{number}"))
         assert at_most(lambda number=number: plane.get(CONTROLLER_REVISION, ns, f"iris-predictor-{number:05d}"), 10.0) < 3.0
     until(lambda: plane.traffic(ns, "iris") == {"iris-predictor-00005": 100})
@@ -207,6 +210,7 @@ def test_a_watch_that_falls_silent_is_noticed(plane, ns, proxy, monkeypatch):
 
 def test_somebody_who_writes_all_the_time_is_not_fought(plane, ns, proxy, running):
     plane.apply(service(ns, minReplicas=2))
+    until(lambda: plane.is_ready(ns, "iris"))
     plane.apply(service(ns, uri="s3://models/two", minReplicas=2, canaryTrafficPercent=20))
     until(lambda: plane.is_ready(ns, "iris"))
     until(lambda: plane.weights(ns, "iris") == {"iris-predictor": 80, "iris-predictor-canary": 20})
@@ -341,7 +345,7 @@ ODD = [
         }
     },
     {"spec": {"predictor": {"sklearn": {"storageUri": "s3://a/b", "resources": {"limits": {"cpu": "many"}}}}}},
-    {"spec": {"predictor": {"sklearn": {"storageUri": "s3://a/b"}, "minReplicas": 2**31 - 1, "canaryTrafficPercent": 10}}},
+    {"spec": {"predictor": {"sklearn": {"storageUri": "s3://a/b"}, "minReplicas": 2**40, "canaryTrafficPercent": 10}}},
 ]
 
 
@@ -367,59 +371,17 @@ def test_whatever_the_api_server_takes_stops_nothing(plane, ns, start):
             print(f"the status {status} is refused: {error}")
     plane.apply(service(ns, "good"))
     until(lambda: plane.is_ready(ns, "good"))
-    until(lambda: all(plane.ready(ns, name).get("status") == "False" for name in made), why=str(made))
+    for name in made:
+        until(lambda name=name: plane.ready(ns, name).get("status") == "False", why=name)
     assert "Traceback" not in one.log, one.log
     assert one.process.poll() is None
 
 
-def test_two_hundred_services(plane, ns, proxy, start):
-    """The figures that the page of the controller shows; pods' statuses are written by a thread."""
-    count = 200
-    one = start(proxy.kubeconfig, namespaces=ns)
+def test_many_services_cost_few_writes_each_and_none_once_they_are_ready(plane, ns, start):
+    """Times and sizes of two hundred are `figures.py`'s: here is what does not depend on the machine."""
+    one = start(plane.kubeconfig, namespaces=ns)
     until(one.leads)
-    plane.configure("gateway-api")
-    cpu = one.cpu()
-    began = time.monotonic()
-    for number in range(count):
-        plane.apply(service(ns, f"s{number}"))
-    applied = time.monotonic() - began
-    until(lambda: len(plane.all(DEPLOYMENT, ns)) == count, 120.0)
-    children = time.monotonic() - began
-
-    def all_ready():
-        listed = plane.all(INFERENCE_SERVICE, ns)
-        states = [
-            next((c["status"] for c in raw.get("status", {}).get("conditions", ()) if c["type"] == "Ready"), "") for raw in listed
-        ]
-        return len(listed) == count and all(state == "True" for state in states)
-
-    until(all_ready, 300.0)
-    ready = time.monotonic() - began
-    time.sleep(3)
-    writes = [seen for seen in proxy.writes if f"/{ns}/" in seen.path and seen.code < 300]
-    by_kind = Counter((seen.method, seen.path.split(f"/{ns}/")[1].split("/")[0]) for seen in writes)
-    each = len(writes) / count
-    used = (one.cpu() - cpu) / count
-    reconciles = one.metric("serveplane_reconciles_total") / count
-    seen, cpu = len(proxy.seen), one.cpu()
-    time.sleep(60)
-    steady = [x for x in proxy.seen[seen:] if x.is_write]
-    steady_reads = [x for x in proxy.seen[seen:] if not x.is_write and not x.is_watch and "/leases" not in x.path]
-    steady_cpu = one.cpu() - cpu
-    memory = one.memory()
-    began = time.monotonic()
-    for number in range(count):
-        plane.api.delete(INFERENCE_SERVICE.path(ns, f"s{number}"))
-    until(lambda: not plane.all(DEPLOYMENT, ns) and not plane.all(POD, ns), 180.0)
-    gone = time.monotonic() - began
-    print(
-        f"200 services: applied in {applied:.1f} s, all Deployments after {children:.1f} s, all Ready after {ready:.1f} s; "
-        f"{each:.2f} writes, {reconciles:.1f} reconciles and {used * 1000:.0f} ms CPU a service; {memory / 2**20:.0f} MiB; "
-        f"a steady minute: {len(steady)} writes, {len(steady_reads)} reads, {steady_cpu:.2f} s CPU; deleted in {gone:.1f} s\n{by_kind}"
-    )
-    plane.configure("istio")
-    assert each <= 8
-    assert not steady
-    assert not steady_reads
-    assert used < 0.1
-    assert memory < 150 * 2**20
+    found = figures.measure(plane, one, ns, count=30, quiet=10.0, ingress="istio")
+    print(found)
+    assert found.writes_each <= 9
+    assert found.steady_writes == found.steady_reads == 0

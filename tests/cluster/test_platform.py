@@ -11,6 +11,7 @@ from deployer.kubernetes.kinds import (
     CHILDREN,
     CONTROLLER_REVISION,
     DEPLOYMENT,
+    EVENT,
     HPA,
     INFERENCE_SERVICE,
     POD,
@@ -170,7 +171,7 @@ def test_a_candidate_gets_its_share_when_it_is_ready_and_promotion_makes_it_the_
     until(lambda: plane.is_ready(ns, "iris") and plane.traffic(ns, "iris") == {"iris-predictor-00002": 100})
     until(lambda: plane.get(DEPLOYMENT, ns, "iris-predictor-canary") is None)
     assert plane.weights(ns, "iris") == {"iris-predictor": 100}
-    assert plane.get(SERVICE_KIND, ns, "iris-predictor-canary") is None
+    until(lambda: plane.get(SERVICE_KIND, ns, "iris-predictor-canary") is None)
     assert least() >= 2
     component = plane.service(ns, "iris")["status"]["components"]["predictor"]
     assert component["previousRolledoutRevision"] == "iris-predictor-00001"
@@ -396,6 +397,37 @@ def test_what_the_api_server_refuses_is_told_and_the_others_go_on(plane, running
     until(lambda: "ApplyRefused" in plane.reasons(ns, "bad"))
     plane.apply(service(ns, name="bad"))
     until(lambda: plane.is_ready(ns, "bad"))
+
+
+def test_an_autoscaler_that_the_cluster_has_not_is_told_as_that_and_the_service_serves(plane, running, ns):
+    raw = service(ns)
+    raw["metadata"]["annotations"] = {"serving.kserve.io/autoscalerClass": "keda"}
+    plane.apply(raw)
+    until(lambda: plane.ready(ns, "iris").get("reason") == "AutoscalerNotConfigured")
+    message = plane.ready(ns, "iris")["message"]
+    assert "the cluster has no kind ScaledObject (keda.sh/v1alpha1)" in message
+    assert "serving.kserve.io/autoscalerClass" in message
+    until(lambda: plane.weights(ns, "iris") == {"iris-predictor": 100})
+    states = {one["type"]: one["status"] for one in plane.service(ns, "iris")["status"]["conditions"]}
+    assert states == {"Ready": "False", "PredictorReady": "False", "IngressReady": "True", "Stopped": "False"}
+    plane.apply(service(ns))
+    until(lambda: plane.is_ready(ns, "iris"))
+
+
+def test_what_has_no_effect_is_told_in_one_event_for_each_generation(plane, running, ns):
+    def told():
+        return sorted(e["message"] for e in plane.all(EVENT, ns) if e["reason"] == "NoEffect")
+
+    odd = {"scaleMetric": "rps", "scaleTarget": 5, "logger": {"url": "http://logs.default"}}
+    plane.apply(service(ns, **odd))
+    until(lambda: plane.is_ready(ns, "iris"))
+    (message,) = told()
+    assert message.startswith("spec.predictor.scaleMetric: has no effect")
+    assert "; spec.predictor.logger: has no effect" in message
+    running.platform._wake(["*"])
+    plane.apply(service(ns, minReplicas=2, **odd))
+    until(lambda: plane.is_ready(ns, "iris"))
+    assert told() == [message, message]
 
 
 def test_what_is_somebody_elses_is_not_taken(plane, running, ns):

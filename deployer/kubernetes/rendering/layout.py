@@ -54,11 +54,13 @@ class SeenDeployment:
     available: int = 0
     current: bool = True
     """These numbers are of its newest template."""
+    alone: bool = False
+    """There are pods of it, and none of another revision: its template may have changed otherwise, by a label for instance."""
 
     @property
     def is_rolled(self) -> bool:
-        """Whether all that runs of it is of its newest template."""
-        return self.current and self.updated > 0 and self.updated == self.replicas
+        """Whether all that runs of it is of its revision."""
+        return self.alone or (self.current and self.updated > 0 and self.updated == self.replicas)
 
 
 @dataclass(frozen=True)

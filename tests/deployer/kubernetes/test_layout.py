@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from deployer import spec
 from deployer.kubernetes.rendering.layout import Layout, SeenDeployment, Share, layout, seen_deployment, short, weights
+from deployer.kubernetes.seeing import seen_deployments
 from deployer.observed import History, Observed, RevisionSeen
 from deployer.plan import Abilities, Plan, RevisionPlan, Target, plan
 
@@ -125,6 +126,29 @@ def test_a_deployment_is_read_with_what_it_does_not_say():
         "status": {"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 1},
     }
     assert seen_deployment(raw) == SeenDeployment("r1", 3, 2, 2, 1, current=False)
+
+
+def pod(revision, workload=HOME, **meta):
+    labels = {"app": f"isvc.{workload}", "serving.serveplane.dev/revision": revision}
+    return {"metadata": {"labels": labels, **meta}, "status": {"phase": "Running"}}
+
+
+@pytest.mark.parametrize(
+    ("why", "pods", "is_rolled"),
+    [
+        ("a label of its pods changes, and both templates are of one revision", [pod("r2"), pod("r2")], True),
+        ("pods of the revision before answer", [pod("r1"), pod("r2")], False),
+        ("the one before ends already", [pod("r1", deletionTimestamp="2026-11-24T08:00:00Z"), pod("r2")], True),
+        ("none is known", [], False),
+        ("only another Deployment's are known", [pod("r2", CANARY)], False),
+    ],
+)
+def test_a_deployment_is_rolled_once_all_its_pods_are_of_its_revision(why, pods, is_rolled):
+    meta = {"name": HOME, "generation": 3, "labels": {"component": "predictor"}}
+    template = {"metadata": {"labels": {"serving.serveplane.dev/revision": "r2"}}}
+    status = {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "availableReplicas": 2}
+    raw = {"metadata": meta, "spec": {"template": template}, "status": status}
+    assert seen_deployments([raw], pods)[HOME].is_rolled == is_rolled, why
 
 
 def test_long_names_stay_apart():
