@@ -21,6 +21,14 @@ class Replica(NamedTuple):
     is_ready: bool
 
 
+class Endpoints(NamedTuple):
+    """Where many requests go: a URL with its path, headers that each needs, and host:port of gRPC."""
+
+    url: str
+    headers: dict[str, str]
+    grpc: str
+
+
 class Client(Protocol):
     platform: Platform
     namespace: str
@@ -59,6 +67,8 @@ class Client(Protocol):
 
     def ask(self, service: Mapping[str, Any], path: str, body: Any, headers: Mapping[str, str]) -> Any:
         """The JSON that a service answers to a POST of `body`, or to a GET where it is None."""
+
+    def endpoints(self, service: Mapping[str, Any]) -> Endpoints: ...
 
     def logs(self, namespace: str, name: str, tail: int, follow: bool) -> Iterator[str]:
         """Lines, each behind the name of who wrote it; the last `tail` of each, all with 0; then on, as they are written."""

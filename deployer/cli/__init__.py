@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from deployer.cli import changing, looking, platform, run
+from deployer.cli import changing, loadtest, looking, platform, run
 from deployer.cli.output import Form, ended
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ SERVICES: tuple[Callable[..., None], ...] = (
     looking.get,
     looking.status,
     looking.predict,
+    loadtest.loadtest,
     looking.logs,
     changing.promote,
     changing.rollback,

@@ -152,15 +152,21 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def example_request(client: Client, service: dict[str, Any]) -> dict[str, Any]:
+    """A V2 request that the model accepts, as its own page has it; empty where it has none."""
+    page = client.ask(service, "/openapi.json", None, {})
+    try:
+        content = page["paths"][f"/v2/models/{service['metadata']['name']}/infer"]["post"]["requestBody"]["content"]
+        return dict(content["application/json"]["example"])
+    except KeyError:
+        return {}
+
+
 def _request_body(client: Client, service: dict[str, Any], data: str | None) -> dict[str, Any]:
     if data is None:
-        name = service["metadata"]["name"]
-        page = client.ask(service, "/openapi.json", None, {})
-        try:
-            content = page["paths"][f"/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
-            return dict(content["application/json"]["example"])
-        except KeyError:
-            raise DeployerError(f"{name} has no sample of its inputs; give a request with --data") from None
+        if not (found := example_request(client, service)):
+            raise DeployerError(f"{service['metadata']['name']} has no sample of its inputs; give a request with --data")
+        return found
     try:
         text = sys.stdin.read() if data == "-" else Path(data[1:]).read_text() if data.startswith("@") else data
         body = json.loads(text)

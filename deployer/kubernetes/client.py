@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from deployer import spec
 from deployer.calling import call
-from deployer.client import Object, Replica, absent, check_name
+from deployer.client import Endpoints, Object, Replica, absent, check_name
 from deployer.errors import Conflict, DeployerError, NotFound, SpecError
 from deployer.kubernetes import pods
 from deployer.kubernetes.api import Absent, ApiError, Refused, Stale, connect, namespace_of
@@ -143,6 +143,13 @@ class ClusterClient:
         except ApiError as error:
             text = error.body.get("error") or str(error)
             raise DeployerError(f"{error.status}: {text}" if error.status else str(text)) from None
+
+    def endpoints(self, service: Mapping[str, Any]) -> Endpoints:
+        """The gateway's: the API server is nobody to put load on."""
+        if not self._gateway:
+            raise DeployerError("load goes through the cluster's ingress, not through the API server; say where: --gateway URL")
+        host = urlsplit(service["status"]["url"]).netloc
+        return Endpoints(self._gateway, {"Host": host}, urlsplit(self._gateway).netloc)
 
     def logs(self, namespace: str, name: str, tail: int, follow: bool) -> Iterator[str]:
         self.get(namespace, name)

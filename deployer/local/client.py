@@ -13,7 +13,7 @@ from typing import Any
 
 from deployer import spec
 from deployer.calling import call
-from deployer.client import Replica, check_name
+from deployer.client import Endpoints, Replica, check_name
 from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError
 from deployer.local import state
 from deployer.local.api import ROOT, RUNTIMES
@@ -87,6 +87,10 @@ class LocalClient:
 
     def ask(self, service: Mapping[str, Any], path: str, body: Any, headers: Mapping[str, str]) -> Any:
         return call(service["status"]["url"] + path, body, headers)
+
+    def endpoints(self, service: Mapping[str, Any]) -> Endpoints:
+        status = service["status"]
+        return Endpoints(status["url"], {}, urllib.parse.urlsplit(status["address"]["url"]).netloc)
 
     def logs(self, namespace: str, name: str, tail: int, follow: bool) -> Iterator[str]:
         self.get(namespace, name)

@@ -18,8 +18,8 @@ from sklearn.linear_model import LinearRegression
 
 from deployer.kubernetes.api import connect
 from deployer.kubernetes.kinds import DEPLOYMENT, HTTP_ROUTE, INFERENCE_SERVICE, POD, VIRTUAL_SERVICE, Kind
+from loadtests.openloop import Load
 from tests.cluster.conftest import Cluster
-from tests.local.load import Load
 
 ROW = json.dumps({"instances": [[1.0, 0.0, 0.0, 0.0]]}).encode()
 

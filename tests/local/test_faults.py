@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loadtests.openloop import Load
 from tests.local.conftest import Platform, until
-from tests.local.load import Load
 from tests.local.test_platform import ROW, answers, ask, condition, of
 
 

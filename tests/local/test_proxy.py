@@ -20,7 +20,7 @@ import pytest
 
 from deployer.local.envoy import Backend, Endpoint, EnvoyOptions, HeaderRoute, Mirror, ServiceRoutes
 from deployer.local.proxy import Proxy
-from tests.local.load import Load
+from loadtests.openloop import Load
 
 UPSTREAM = Path(__file__).parent / "upstream.py"
 EXAMPLES = Path(__file__).parents[2] / "examples"

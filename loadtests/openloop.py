@@ -45,13 +45,14 @@ def is_200(answer: Answer) -> str:
 class Load:
     """`rate` requests a second from entering the block to leaving it, which waits for the answers that are still due.
 
-    `body` is what is posted, or a function from the request's number to that; None asks with GET.
+    `body` is what is posted, or a function from the request's number to that, or to that and headers of its own; None asks
+    with GET.
     """
 
     def __init__(
         self,
         url: str,
-        body: bytes | Callable[[int], bytes] | None = b"{}",
+        body: bytes | Callable[[int], bytes | tuple[bytes, dict[str, str]]] | None = b"{}",
         rate: float = 150.0,
         check: Callable[[Answer], str] = is_200,
         headers: dict[str, str] | None = None,
@@ -61,7 +62,7 @@ class Load:
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._body, self._rate, self._check, self._timeout = body, rate, check, timeout
-        self._headers = {"host": parts.netloc, "content-type": "application/json", **(headers or {})}
+        self._headers = {"Host": parts.netloc, "Content-Type": "application/json", **(headers or {})}
         self.answers: list[Answer] = []
         self.lost: list[Lost] = []
         self.marks: dict[str, float] = {}
@@ -131,10 +132,11 @@ class Load:
             writer.close()
 
     async def _one(self, number: int, due: float) -> None:
-        body = self._body(number) if callable(self._body) else self._body
+        made = self._body(number) if callable(self._body) else self._body
+        body, own = made if isinstance(made, tuple) else (made, {})
         try:
             async with asyncio.timeout(self._timeout):
-                status, headers, content = await self._ask(body)
+                status, headers, content = await self._ask(body, own)
         except (OSError, ValueError, EOFError, TimeoutError) as error:
             self.lost.append(Lost(due, self.now - due, f"{type(error).__name__}: {error}"))
             return
@@ -144,11 +146,11 @@ class Load:
         else:
             self.answers.append(answer)
 
-    async def _ask(self, body: bytes | None) -> tuple[int, dict[str, str], bytes]:
+    async def _ask(self, body: bytes | None, own: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         reader, writer = await self._connection()
         try:
             lines = [f"{'GET' if body is None else 'POST'} {self._path} HTTP/1.1"]
-            lines += [f"{name}: {value}" for name, value in self._headers.items()]
+            lines += [f"{name}: {value}" for name, value in (self._headers | own).items()]
             if body is not None:
                 lines.append(f"content-length: {len(body)}")
             writer.write("\r\n".join([*lines, "", ""]).encode() + (body or b""))
