@@ -42,12 +42,10 @@ class Process:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             return str(answer.read().decode())
 
-    def requests(self) -> dict[str, float]:
-        """To the API server so far, by verb; its Lease does not count."""
-        found: dict[str, float] = {}
-        for verb, count in re.findall(r'^serveplane_api_requests_total{verb="(\w+)".*} (\S+)$', self._metrics(), re.MULTILINE):
-            found[verb] = found.get(verb, 0.0) + float(count)
-        return found
+    def requests(self) -> dict[tuple[str, int], float]:
+        """To the API server so far, by verb and by the answer's code; its Lease does not count."""
+        line = r'^serveplane_api_requests_total{verb="(\w+)",code="(\d+)"} (\S+)$'
+        return {(verb, int(code)): float(count) for verb, code, count in re.findall(line, self._metrics(), re.MULTILINE)}
 
     def leads(self) -> bool:
         return self.process.poll() is None and self.metric("serveplane_leader") == 1
