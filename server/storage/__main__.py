@@ -1,4 +1,4 @@
-"""`python -m server.storage URI DIR`: bring a model to this machine, and say how it went."""
+"""`python -m server.storage URI DIR ...`: bring a model, or several, to this machine, and say how it went."""
 
 import argparse
 import json
@@ -26,6 +26,7 @@ def main() -> int:
         "uri", metavar="URI", help="a path, file:// or http(s)://; - reads it from stdin, which no process list shows"
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="the folder to put it into")
+    parser.add_argument("more", metavar="URI DIR", nargs="*", help="more of them, one after the other, each to its own folder")
     parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, metavar="N", help="the largest model (default: %(default)s)")
     parser.add_argument("--sha256", default="", metavar="HEX", help="the checksum the file must have")
     parser.add_argument("--etag", default="", help="of the copy you have: do nothing if the server has the same")
@@ -33,12 +34,21 @@ def main() -> int:
     given = parser.parse_args()
     if given.sha256 and not re.fullmatch("[0-9A-Fa-f]{64}", given.sha256):
         parser.error(f"--sha256 takes 64 hex digits, got {given.sha256!r}")
+    if len(given.more) % 2:
+        parser.error(f"{given.more[-1]!r} has no folder to go to; give URI and DIR for each")
+    if given.more and (given.sha256 or given.etag):
+        parser.error("--sha256 and --etag are of one model; bring the others by themselves")
     # an exception, so that nothing is left behind
     signal.signal(signal.SIGTERM, _stop)
     tell = _tell if given.progress else _quiet
     options = Options(given.max_bytes, given.sha256, given.etag, _now_and_then(tell))
+    pairs = [(given.uri, given.directory), *zip(given.more[::2], map(Path, given.more[1::2]), strict=True)]
+    return next((code for uri, directory in pairs if (code := _bring(uri, directory, options, tell))), 0)
+
+
+def _bring(uri: str, directory: Path, options: Options, tell: Callable[..., None]) -> int:
     try:
-        fetched = get(sys.stdin.readline().rstrip("\n") if given.uri == "-" else given.uri, given.directory, options)
+        fetched = get(sys.stdin.readline().rstrip("\n") if uri == "-" else uri, directory, options)
     except FetchFailed as error:
         tell(reason=error.reason, message=str(error))
         print("serve:", *str(error).split(), file=sys.stderr)

@@ -416,6 +416,20 @@ def test_a_failed_download_keeps_what_was_there(origin, tmp_path):
 # the command
 
 
+def test_several_are_brought_one_after_the_other_and_the_first_that_fails_ends_it(origin, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.onnx").write_bytes(name.encode())
+    pairs = [word for name in ("one", "two") for word in (tmp_path / f"{name}.onnx", tmp_path / name)]
+    assert command(*pairs).returncode == 0
+    assert sorted(path.read_bytes() for name in ("one", "two") for path in (tmp_path / name).iterdir()) == [b"one", b"two"]
+    done = command(tmp_path / "none.onnx", tmp_path / "three", *pairs)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    for wrong, text in (((*pairs, "/left/over"), "has no folder to go to"), ((*pairs, "--etag=x"), "of one model")):
+        done = command(*wrong)
+        assert (done.returncode, text in done.stderr) == (2, True)
+
+
 def command(*args: object, **options) -> subprocess.CompletedProcess:
     run = [sys.executable, "-P", "-m", "server.storage", *map(str, args)]
     return subprocess.run(run, capture_output=True, text=True, check=False, timeout=60, **options)
