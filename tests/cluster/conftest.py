@@ -17,16 +17,19 @@ import time
 import tomllib
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.charts.helm import CHART, helm
 from tests.left_out import leave_out
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CRDS = ROOT / "charts" / "serveplane-crds" / "templates"
 FIXTURE = Path(os.environ.get("TESTCLUSTER", ROOT.parent / "shared" / "testcluster"))
+OF_CONTROLLER = "app.kubernetes.io/component=controller,app.kubernetes.io/part-of=serveplane"
 # The tests install and remove kinds, and with a kind go all its objects.
 TEST_CONTEXTS = ("testcluster", "kind-", "k3d-", "minikube")
 LEFT_OUT = (
@@ -133,9 +136,12 @@ def _is_free(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) != 0
 
 
-@pytest.fixture(scope="session")
-def kinds(cluster: Cluster) -> Cluster:
-    """The cluster, with our kinds installed.  They stay: other tests of the session need them."""
+@pytest.fixture(scope="module")
+def kinds(cluster: Cluster, tmp_path_factory) -> Iterator[Cluster]:
+    """The cluster with our kinds, and nothing else of ours: a release of our chart is taken away, and put back in the end.
+
+    The kinds stay: with them would go all their objects.
+    """
     if cluster.here and cluster.run("get", "isvc").returncode:
         cluster.memory_without_kinds = cluster.memory()
     cluster.kubectl("apply", "-f", str(CRDS))
@@ -144,7 +150,26 @@ def kinds(cluster: Cluster) -> Cluster:
     end = time.monotonic() + 60
     while (done := cluster.run("wait", "--for=condition=Established", "--timeout=60s", *names)).returncode:
         assert time.monotonic() < end, done.stderr
-    return cluster
+    with _without_release(cluster, tmp_path_factory.mktemp("values")):
+        yield cluster
+
+
+@contextmanager
+def _without_release(cluster: Cluster, folder: Path) -> Iterator[None]:
+    if not cluster.kubectl("get", "secrets", "-A", "-l", "owner=helm", "-o", "name"):
+        yield
+        return
+    listed = json.loads(helm("list", "-A", "-o", "json", kubeconfig=cluster.kubeconfig))
+    there = [one for one in listed if one["chart"].rpartition("-")[0] == CHART.name]
+    for one in there:
+        place = [one["name"], "-n", one["namespace"]]
+        (folder / one["name"]).write_text(helm("get", "values", *place, "-o", "json", kubeconfig=cluster.kubeconfig))
+        helm("uninstall", *place, "--wait", kubeconfig=cluster.kubeconfig)
+        cluster.kubectl("-n", one["namespace"], "wait", "--for=delete", "pod", "-l", OF_CONTROLLER, "--timeout=60s")
+    yield
+    for one in there:
+        place = [one["name"], CHART, "-n", one["namespace"], "-f", folder / one["name"]]
+        helm("install", *place, "--wait", kubeconfig=cluster.kubeconfig)
 
 
 @pytest.fixture

@@ -33,36 +33,18 @@ SERVICE = {
     "metadata": {"name": "iris"},
     "spec": {"predictor": {"minReplicas": 2, "model": {"modelFormat": {"name": "sklearn"}, "storageUri": "pvc://models/iris"}}},
 }
-OF_CONTROLLER = "app.kubernetes.io/component=controller,app.kubernetes.io/part-of=serveplane"
 # Of Kubernetes itself, and of Istio.
 FLEETING = {"events", "events.events.k8s.io"}
 EVERYWHERE = ("configmap/kube-root-ca.crt", "serviceaccount/default", "configmap/istio-ca-")
 CHILDREN = "deployment,service,hpa,poddisruptionbudget,controllerrevision"
 
 
-@pytest.fixture(scope="module")
-def free(kinds, tmp_path_factory):
-    """The cluster without our chart, whose runtimes have fixed names: a release that is there is put back in the end."""
-    listed = json.loads(helm("list", "-A", "-o", "json", kubeconfig=kinds.kubeconfig))
-    there = [one for one in listed if one["chart"].rpartition("-")[0] == "serveplane"]
-    values = tmp_path_factory.mktemp("values")
-    for one in there:
-        place = [one["name"], "-n", one["namespace"]]
-        (values / one["name"]).write_text(helm("get", "values", *place, "-o", "json", kubeconfig=kinds.kubeconfig))
-        helm("uninstall", *place, "--wait", kubeconfig=kinds.kubeconfig)
-        until(lambda: not kinds.kubectl("get", "pods", "-A", "-l", OF_CONTROLLER, "-o", "name"), lambda: "its pod stays")
-    yield kinds
-    for one in there:
-        place = [one["name"], CHART, "-n", one["namespace"], "--wait"]
-        helm("install", *place, "-f", values / one["name"], kubeconfig=kinds.kubeconfig)
-
-
 @pytest.fixture
-def noded(standing, free):
-    """`free`, where it has a node."""
-    if free.kubeconfig != standing.kubeconfig:
+def noded(standing, kinds):
+    """`kinds`, where it has a node."""
+    if kinds.kubeconfig != standing.kubeconfig:
         leave_out(WITHOUT_NODE)
-    return free
+    return kinds
 
 
 @contextmanager
@@ -110,26 +92,26 @@ def refusals(log):
 
 
 @pytest.mark.parametrize("scope", ["cluster", "namespace"])
-def test_the_controllers_account_may_do_all_it_has_to(free, namespace, tmp_path, scope):
+def test_the_controllers_account_may_do_all_it_has_to(kinds, namespace, tmp_path, scope):
     options = [*PLAIN, "--set", f"rbac.scope={scope}"]
     with (
-        installed(free, namespace, *options),
-        controller(free, namespace, tmp_path, *([namespace] if scope == "namespace" else ())) as log,
+        installed(kinds, namespace, *options),
+        controller(kinds, namespace, tmp_path, *([namespace] if scope == "namespace" else ())) as log,
     ):
 
         def said():
             return log.read_text()[-3000:]
 
-        free.kubectl("-n", namespace, "apply", "-f", "-", stdin=SERVICE)
-        until(lambda: free.run("-n", namespace, "get", "deployment/iris-predictor").returncode == 0, said)
-        until(lambda: free.get("-n", namespace, "isvc/iris").get("status"), said)
-        made = {one["kind"] for one in free.get("-n", namespace, CHILDREN, "-l", "serving.serveplane.dev/owner=iris")["items"]}
+        kinds.kubectl("-n", namespace, "apply", "-f", "-", stdin=SERVICE)
+        until(lambda: kinds.run("-n", namespace, "get", "deployment/iris-predictor").returncode == 0, said)
+        until(lambda: kinds.get("-n", namespace, "isvc/iris").get("status"), said)
+        made = {one["kind"] for one in kinds.get("-n", namespace, CHILDREN, "-l", "serving.serveplane.dev/owner=iris")["items"]}
         assert made == {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "ControllerRevision"}
         # what is not wanted any more it removes
-        free.kubectl("-n", namespace, "annotate", "isvc/iris", "serving.kserve.io/stop=true")
+        kinds.kubectl("-n", namespace, "annotate", "isvc/iris", "serving.kserve.io/stop=true")
         until(
             lambda: (
-                not free.kubectl(
+                not kinds.kubectl(
                     "-n", namespace, "get", "deployment,hpa", "-l", "serving.serveplane.dev/owner=iris", "-o", "name"
                 )
             ),
@@ -137,13 +119,13 @@ def test_the_controllers_account_may_do_all_it_has_to(free, namespace, tmp_path,
         )
         # the runtimes of all namespaces are not a Role's to give, and the controller does without
         assert refusals(log) <= ({"GET"} if scope == "namespace" else set())
-        free.kubectl("-n", namespace, "delete", "isvc/iris")
+        kinds.kubectl("-n", namespace, "delete", "isvc/iris")
 
 
-def test_what_kubernetes_says_the_account_may_do_is_what_is_written_down(free, namespace):
-    with installed(free, namespace):
+def test_what_kubernetes_says_the_account_may_do_is_what_is_written_down(kinds, namespace):
+    with installed(kinds, namespace):
         account = f"--as=system:serviceaccount:{namespace}:{RELEASE}"
-        lines = free.kubectl("-n", namespace, "auth", "can-i", "--list", "--no-headers", account).splitlines()
+        lines = kinds.kubectl("-n", namespace, "auth", "can-i", "--list", "--no-headers", account).splitlines()
     # everybody's own: reviews of oneself and the API's addresses
     lines = [line for line in lines if "selfsubject" not in line and not re.search(r"\[/", line)]
     text = "\n".join(sorted(re.sub(r"\s{2,}", "  ", line.replace(namespace, "NAMESPACE")).rstrip() for line in lines)) + "\n"
@@ -153,22 +135,22 @@ def test_what_kubernetes_says_the_account_may_do_is_what_is_written_down(free, n
     assert text == path.read_text(), f"what the account may do has changed: look at it, then UPDATE_GOLDEN=1 writes {path}"
 
 
-def test_from_the_version_before_to_this_one_and_away(free, namespace, tmp_path):
+def test_from_the_version_before_to_this_one_and_away(kinds, namespace, tmp_path):
     before = tmp_path / "serveplane"
     shutil.copytree(CHART, before)
     about = yaml.safe_load((before / "Chart.yaml").read_text())
     (before / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "0.0.9", "appVersion": "0.0.9"}))
     # what the version before did not have
     (before / "templates" / "protection.yaml").unlink()
-    free.kubectl("-n", namespace, "apply", "-f", "-", stdin=SERVICE)
-    uid = free.get("-n", namespace, "isvc/iris")["metadata"]["uid"]
+    kinds.kubectl("-n", namespace, "apply", "-f", "-", stdin=SERVICE)
+    uid = kinds.get("-n", namespace, "isvc/iris")["metadata"]["uid"]
     options = [*PLAIN, "--set", "networkPolicy.enabled=true"]
-    with installed(free, namespace, *options, chart=before):
-        config = free.get("-n", namespace, "configmap/inferenceservice-config")
+    with installed(kinds, namespace, *options, chart=before):
+        config = kinds.get("-n", namespace, "configmap/inferenceservice-config")
         assert "storage-initializer:0.0.9" in config["data"]["storageInitializer"]
-        assert free.run("-n", namespace, "get", f"networkpolicy/{RELEASE}").returncode == 1
+        assert kinds.run("-n", namespace, "get", f"networkpolicy/{RELEASE}").returncode == 1
         # somebody's own field, which Helm has no word in
-        free.kubectl("-n", namespace, "annotate", f"deployment/{RELEASE}", "team=ml")
+        kinds.kubectl("-n", namespace, "annotate", f"deployment/{RELEASE}", "team=ml")
         helm(
             "upgrade",
             RELEASE,
@@ -178,21 +160,21 @@ def test_from_the_version_before_to_this_one_and_away(free, namespace, tmp_path)
             *options,
             "--set",
             "ingress.domain=models.example.com",
-            kubeconfig=free.kubeconfig,
+            kubeconfig=kinds.kubeconfig,
         )
-        config = free.get("-n", namespace, "configmap/inferenceservice-config")
+        config = kinds.get("-n", namespace, "configmap/inferenceservice-config")
         assert json.loads(config["data"]["ingress"])["ingressDomain"] == "models.example.com"
-        deployment = free.get("-n", namespace, f"deployment/{RELEASE}")
+        deployment = kinds.get("-n", namespace, f"deployment/{RELEASE}")
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         assert container["image"].endswith(f"controller:{about['appVersion']}")
         assert deployment["metadata"]["annotations"]["team"] == "ml"
-        free.kubectl("-n", namespace, "get", f"networkpolicy/{RELEASE}")
+        kinds.kubectl("-n", namespace, "get", f"networkpolicy/{RELEASE}")
         # and back
-        helm("rollback", RELEASE, "1", "-n", namespace, kubeconfig=free.kubeconfig)
-        assert free.run("-n", namespace, "get", f"networkpolicy/{RELEASE}").returncode == 1
-    assert left_by(free, namespace) == ["inferenceservice.serving.kserve.io/iris"]
+        helm("rollback", RELEASE, "1", "-n", namespace, kubeconfig=kinds.kubeconfig)
+        assert kinds.run("-n", namespace, "get", f"networkpolicy/{RELEASE}").returncode == 1
+    assert left_by(kinds, namespace) == ["inferenceservice.serving.kserve.io/iris"]
     # services are their owners', not the release's
-    assert free.get("-n", namespace, "isvc/iris")["metadata"]["uid"] == uid
+    assert kinds.get("-n", namespace, "isvc/iris")["metadata"]["uid"] == uid
 
 
 def left_by(cluster, namespace):
@@ -254,27 +236,27 @@ def doubled(cluster, namespace):
     return answer(f"http://{address}/v1/models/doubled:predict", {"instances": [[1, 2]]})["predictions"]
 
 
-def test_the_kinds_are_taken_over_upgraded_and_never_removed_with_their_chart(free, namespace):
+def test_the_kinds_are_taken_over_upgraded_and_never_removed_with_their_chart(kinds, namespace):
     name = f"kinds-{uuid.uuid4().hex[:6]}"
     place = ["-n", namespace]
-    taken = run("install", name, CRDS, *place, "--take-ownership", kubeconfig=free.kubeconfig)
+    taken = run("install", name, CRDS, *place, "--take-ownership", kubeconfig=kinds.kubeconfig)
     assert taken.returncode == 0, taken.stderr
-    helm("upgrade", name, CRDS, *place, kubeconfig=free.kubeconfig)
-    free.kubectl("-n", namespace, "apply", "-f", "-", stdin=SERVICE)
-    helm("uninstall", name, *place, kubeconfig=free.kubeconfig)
-    assert free.get("-n", namespace, "isvc/iris")["spec"] == SERVICE["spec"]
+    helm("upgrade", name, CRDS, *place, kubeconfig=kinds.kubeconfig)
+    kinds.kubectl("-n", namespace, "apply", "-f", "-", stdin=SERVICE)
+    helm("uninstall", name, *place, kubeconfig=kinds.kubeconfig)
+    assert kinds.get("-n", namespace, "isvc/iris")["spec"] == SERVICE["spec"]
 
 
-def test_the_webhook_finds_its_secret_and_its_configurations(free, namespace):
-    with installed(free, namespace, *IDLE):
-        found = free.get(
+def test_the_webhook_finds_its_secret_and_its_configurations(kinds, namespace):
+    with installed(kinds, namespace, *IDLE):
+        found = kinds.get(
             "mutatingwebhookconfiguration,validatingwebhookconfiguration", "-l", f"app.kubernetes.io/instance={RELEASE}"
         )
         assert {one["metadata"]["name"] for one in found["items"]} == {f"{RELEASE}-{namespace}"}
-        secret = free.get("-n", namespace, f"secret/{RELEASE}-webhook")
+        secret = kinds.get("-n", namespace, f"secret/{RELEASE}-webhook")
         # what the controller writes into it is not Helm's to take away
-        free.kubectl("-n", namespace, "patch", f"secret/{RELEASE}-webhook", "-p", '{"data": {"tls.crt": "eA=="}}')
+        kinds.kubectl("-n", namespace, "patch", f"secret/{RELEASE}-webhook", "-p", '{"data": {"tls.crt": "eA=="}}')
         changed = [*IDLE, "--set", "webhook.timeoutSeconds=3"]
-        helm("upgrade", RELEASE, CHART, "-n", namespace, *changed, kubeconfig=free.kubeconfig)
-        assert free.get("-n", namespace, f"secret/{RELEASE}-webhook")["data"] == {"tls.crt": "eA=="}
-        assert secret["metadata"]["uid"] == free.get("-n", namespace, f"secret/{RELEASE}-webhook")["metadata"]["uid"]
+        helm("upgrade", RELEASE, CHART, "-n", namespace, *changed, kubeconfig=kinds.kubeconfig)
+        assert kinds.get("-n", namespace, f"secret/{RELEASE}-webhook")["data"] == {"tls.crt": "eA=="}
+        assert secret["metadata"]["uid"] == kinds.get("-n", namespace, f"secret/{RELEASE}-webhook")["metadata"]["uid"]

@@ -16,6 +16,7 @@ from tests.deployer.kubernetes.test_crd import SDK_STATUS
 from tests.deployer.kubernetes.test_webhook import SPEC
 from tests.deployer.test_runtimes import auto, runtime
 from tests.deployer.test_validation import ACCEPTED, MODEL, REFUSED, canaries, canary, custom, model, service, with_
+from tests.left_out import leave_out
 
 MANIFESTS = sorted((Path(__file__).parents[2] / "examples" / "manifests").glob("*.yaml"))
 # Most of it is what a collector of garbage has not come to yet; KServe's kinds make it a gigabyte.
@@ -48,7 +49,7 @@ RULE = yaml.safe_load("""
 def hooked(kinds):
     """The cluster with our kinds and the webhook, which runs here: an API server of this machine reaches it."""
     if not kinds.here:
-        pytest.skip("left out: the API server of $KUBECONFIG can't be expected to reach a webhook here; unset it")
+        leave_out("the API server of $KUBECONFIG can't be expected to reach a webhook here; unset it")
     certificate = renewed(None, ("127.0.0.1",), time.time())
     webhook = Webhook(lambda namespace: (), port=0, address="127.0.0.1")
     webhook.use(certificate)
