@@ -167,7 +167,7 @@ class Served:
 
     def load(self, rate: float, **headers: str) -> Load:
         url = f"http://{self._gateway}/v1/models/{self.name}:predict"
-        return Load(url, ROW, rate, headers={"host": self.host, **headers})
+        return Load(url, ROW, rate, headers={"Host": self.host, **headers})
 
     def until_answered(self) -> None:
         """The gateway learns of a new service a little later than its status does."""

@@ -152,7 +152,7 @@ def test_canaries_by_name_have_their_shares_and_are_had_by_name(ingress, served)
 
 
 def test_replicas_follow_the_load_and_leave_again_without_a_lost_request(served, capsys):
-    served.apply("1.skops", maxReplicas=3, scaleMetric="cpu", scaleTarget=60, cpu="20m")
+    served.apply("1.skops", maxReplicas=3, scaleMetric="cpu", scaleTarget=60, cpu="30m")
     served.until_ready()
     served.until_answered()
     timeline = Timeline(served)
