@@ -117,7 +117,7 @@ def test_what_is_generated_is_what_the_proto_says_and_a_changed_proto_is_noticed
     proto.write_text(proto.read_text().replace("bool live = 1;", "bool live = 2;"))
     changed = check(tmp_path)
     assert changed.returncode == 1
-    assert "open_inference.py is not what its .proto says" in changed.stderr
+    assert "open_inference.py is not what the messages of server/protocols/proto say" in changed.stderr
 
 
 TYPED = [
