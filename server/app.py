@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import uvicorn
 import uvloop
@@ -18,7 +17,8 @@ import uvloop
 from server import announce, storage
 from server.errors import ModelLoadError
 from server.example import curl
-from server.grpc_api import GrpcEdge
+from server.grpc_calls import GrpcCalls
+from server.grpc_fast import FastGrpcEdge
 from server.http_api import Edge
 from server.http_fast import FastProtocol
 from server.http_protocol import HttpProtocol
@@ -28,6 +28,7 @@ from server.log import Sink, configure_logging, fail, log
 from server.models import BatchOptions, Loader, Registry, State, Version
 from server.runtime import LoadOptions, Runtime, find_model
 from server.settings import Settings, cpu_budget
+from server.sockets import listen
 from server.telemetry import AccessLog, Metrics
 
 # Waiting threads cost nothing; too few would let one model's slow batch hold up another's.
@@ -74,7 +75,8 @@ class Predictor:
             timeout_graceful_shutdown=max(1, round(settings.grace)),
         )
         self.http = HttpServer(config)
-        self.grpc = GrpcEdge(self.inference, self.life) if settings.enable_grpc else None
+        self.calls = GrpcCalls(self.inference, self.life)
+        self.grpc = grpc_edge(settings, self.calls) if settings.enable_grpc else None
         self._ports = 0, 0
         # the HTTP server's task, once it listens
         self._serving: list[asyncio.Task[None]] = []
@@ -125,7 +127,7 @@ class Predictor:
     async def _listen(self) -> None:
         """Take connections from here on; ModelLoadError says which port can't be had."""
         settings = self.settings
-        listener = listen(settings.host, settings.http_port, settings.reuse_port)
+        listener = listen("HTTP", settings.host, settings.http_port, settings.reuse_port)
         try:
             grpc_port = await self.grpc.start(settings.host, settings.grpc_port) if self.grpc else 0
         except ModelLoadError:
@@ -152,8 +154,7 @@ class Predictor:
         self.life.draining = True
         delay = 0.0 if stop.signal == signal.SIGINT else self.settings.drain_delay
         log.info("draining", signal=signal.Signals(stop.signal).name, delay=delay, grace=self.settings.grace)
-        if self.grpc:
-            self.grpc.not_serving()
+        self.calls.readiness_changed()
         await asyncio.sleep(delay)
         rest = max(0.1, self.settings.grace - delay)
         self.http.config.timeout_graceful_shutdown = max(1, round(rest))
@@ -209,20 +210,21 @@ class Stop:
         await self._asked.wait()
 
 
-def listen(host: str, port: int, shared: bool) -> socket.socket:
-    """A listening socket; ModelLoadError says which port can't be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        text = f"HTTP can't listen on {host}:{port}: {error.strerror}"
-        raise ModelLoadError(text, "choose another port with --http_port, or 0") from error
-    listener.listen(2048)
-    listener.setblocking(False)
-    return listener
+class CallEdge(Protocol):
+    """What a gRPC engine is to us."""
+
+    async def start(self, host: str, port: int) -> int: ...
+
+    async def stop(self, grace: float) -> None: ...
+
+
+def grpc_edge(settings: Settings, calls: GrpcCalls) -> CallEdge:
+    """The engine that the settings name.  The library is imported only for its own: it costs start and memory."""
+    if settings.grpc_engine == "fast":
+        return FastGrpcEdge(calls)
+    from server.grpc_api import GrpcEdge
+
+    return GrpcEdge(calls)
 
 
 def model_name(uri: str) -> str:

@@ -12,7 +12,7 @@ shape (each key has a queue of its own); be waited for when its caller has gone.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -129,10 +129,10 @@ def batch_key(job: Job) -> Hashable | None:
     signature = job.signature
     if not signature.batched or job.rows == 0:
         return None
-    shapes: Hashable = ()
-    if not signature.uniform:
-        shapes = tuple(sorted((name, a.shape[1:]) for name, a in job.arrays.items()))
     told = [(k, repr(v)) for k, v in job.parameters.items() if k not in TRANSPORT_PARAMETERS] if job.parameters else ()
+    if signature.uniform and not told:
+        return signature.name, job.outputs
+    shapes = () if signature.uniform else tuple(sorted((name, a.shape[1:]) for name, a in job.arrays.items()))
     return signature.name, job.outputs, shapes, tuple(sorted(told))
 
 
@@ -251,14 +251,17 @@ class Batcher:
     def submit(self, job: Job) -> "asyncio.Future[Result]":
         """A future of the job's result; Overloaded at once where the queue has no room or could not answer in time."""
         job.queued_at = now = time.monotonic()
-        job.nbytes = max(job.nbytes, sum([a.nbytes for a in job.arrays.values()]))
+        nbytes = sum([a.nbytes for a in job.arrays.values()])
+        if nbytes > job.nbytes:
+            job.nbytes = nbytes
         if self._queued_rows and (
             self._queued_rows + job.rows > self.limits.queue_rows or self._queued_bytes + job.nbytes > self.limits.queue_bytes
         ):
             self._reject("queue_full", f"the queue is full: {self._queued_rows} rows wait")
-        wait = self._expected_wait()
-        if job.deadline is not None and wait > 0 and now + wait > job.deadline:
-            self._reject("no_time", f"the queue needs about {wait:.1f} s, more than this request's deadline")
+        if job.deadline is not None and self._queued_rows:
+            wait = self._expected_wait()
+            if now + wait > job.deadline:
+                self._reject("no_time", f"the queue needs about {wait:.1f} s, more than this request's deadline")
         job.future = self._loop.create_future()
         key = None if self.alone else batch_key(job)
         self._queues.setdefault(job if key is None else key, deque()).append(job)
@@ -267,16 +270,17 @@ class Batcher:
         self._queued_bytes += job.nbytes
         if self._running or not self._is_quick(job.signature, job.rows, job.nbytes):
             self._watch(job)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
         return job.future
 
     def _is_quick(self, signature: Signature, rows: int, nbytes: int) -> bool:
         """Whether so much may run in the event loop."""
         return self._inline and self.cost.of(rows) < INLINE_SECONDS and (signature.even or nbytes <= INLINE_BYTES)
 
-    async def aside(self, nbytes: int, work: Callable[..., Any], *args: Any) -> Any:
+    def aside(self, nbytes: int, work: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """The work on so many bytes done, in a thread where it is much."""
-        return await aside(self._executor, nbytes, work, *args)
+        return aside(self._executor, nbytes, work, *args)
 
     async def drained(self) -> None:
         """Return when nothing waits and nothing runs."""
@@ -350,7 +354,8 @@ class Batcher:
             if jobs and (rows + job.rows > self.limits.rows or nbytes + job.nbytes > self.limits.nbytes):
                 break
             queue.popleft()
-            self._leave(job)
+            if job.waiting:
+                self._leave(job)
             if job.future.done():
                 continue
             if job.deadline is not None and now + self.cost.of(job.rows) * 0.5 > job.deadline:
@@ -441,10 +446,15 @@ def chunks(job: Job, limit: int) -> list[Job]:
     ]
 
 
-async def submit_whole(batcher: Batcher, job: Job) -> Result:
-    """The result of a job of any size.  Chunk after chunk, so that what others send meanwhile runs in between."""
-    if batcher.alone or not job.signature.batched or job.rows <= batcher.limits.rows:
-        return await batcher.submit(job)
+def submit_whole(batcher: Batcher, job: Job) -> Awaitable[Result]:
+    """The result of a job of any size."""
+    if job.rows <= batcher.limits.rows or batcher.alone or not job.signature.batched:
+        return batcher.submit(job)
+    return _submit_chunks(batcher, job)
+
+
+async def _submit_chunks(batcher: Batcher, job: Job) -> Result:
+    """Chunk after chunk, so that what others send meanwhile runs in between."""
     results = [await batcher.submit(part) for part in chunks(job, batcher.limits.rows)]
     outputs = await batcher.aside(job.nbytes, joined, results, job.outputs)
     queue, compute = sum(r.timing.queue for r in results), sum(r.timing.compute for r in results)

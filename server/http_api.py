@@ -204,7 +204,7 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
 
     @api.get("/metrics", tags=["server"], response_class=PlainTextResponse)
     async def metrics() -> Response:
-        page, content_type = inference.metrics.page()
+        page, content_type = inference.metrics.page(inference.in_flight)
         return Response(page, media_type=content_type)
 
     if inference.settings.enable_docs_url:

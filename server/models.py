@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.batcher import Batcher, Cost, Job, Limits, Result, measure, submit_whole
+from server.batcher import IN_THREAD, Batcher, Cost, Job, Limits, Result, measure, submit_whole
 from server.errors import InvalidInput, InvalidRequest, ModelLoadError, ModelNotFound, ModelNotReady
 from server.log import log
 from server.runtime import LoadOptions, ModelFile, Runtime, load_runtime
@@ -34,6 +34,9 @@ class State(enum.StrEnum):
 
 
 STATES = tuple(State)
+
+# New objects that the garbage collector lets be before it looks for cycles among them.
+YOUNG_OBJECTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ class ModelHandle:
         """Check, batch, predict.  Raises InvalidInput, Overloaded, DeadlineExceeded, RuntimeFailed and their like."""
         signature = self.signature_for(request.inputs, request.parameters.get("signature_name"))
         outputs = signature.chosen_outputs(request.outputs)
-        checked = await self.batcher.aside(request.nbytes, signature.check, request.inputs)
+        if request.nbytes <= IN_THREAD:
+            checked = signature.check(request.inputs)
+        else:
+            checked = await self.batcher.aside(request.nbytes, signature.check, request.inputs)
         timeout = request.timeout
         if self._timeout and (timeout is None or timeout > self._timeout):
             timeout = self._timeout
@@ -91,7 +97,7 @@ class ModelHandle:
         return self._response(request, signature, result, checked.rows)
 
     def _response(self, request: InferRequest, signature: Signature, result: Result, rows: int) -> InferResponse:
-        bfloats = [o.name for o in signature.outputs if o.datatype == "BF16"]
+        bfloats = signature.bfloats
         outputs = {
             name: Tensor("BF16" if name in bfloats else datatype_of(array.dtype), array) for name, array in result.outputs.items()
         }
@@ -291,6 +297,8 @@ class Loader:
         # what loading left behind never becomes garbage: keep the collector from walking it on every request
         gc.collect()
         gc.freeze()
+        # nor from looking at requests that are under way: reference counts free what they leave, cycles are rare
+        gc.set_threshold(YOUNG_OBJECTS)
         for warning in runtime.warnings:
             log.warning(warning, model=name)
         batching = f"off: {alone}" if alone else f"up to {limits.rows} rows"

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
     grpc_port: int = Field(8081, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     enable_grpc: bool = Field(True, description="serve gRPC")
+    grpc_engine: Literal["fast", "grpcio"] = Field("fast", description="what carries gRPC: our own HTTP/2, or the library")
     http_fast: bool = Field(True, description="answer plain inference requests straight from the HTTP parser")
     enable_docs_url: bool = Field(True, description="serve /docs and /openapi.json")
     root_path: str = Field("", description="a path prefix in front of every URL, such as /serving/default/iris")
@@ -51,9 +52,9 @@ class Settings(BaseSettings):
     max_queue: int = Field(0, ge=0, description="rows that may wait; 0: sixteen batches, at least 1024")
     timeout: float = Field(60.0, ge=0, description="seconds a request may take; 0: no limit")
     max_body_bytes: int = Field(64 * MEBIBYTE, gt=0, description="largest request body and gRPC message, after decompression too")
-    receive_timeout: float = Field(30.0, gt=0, description="seconds a client has to send a request's body")
-    timeout_keep_alive: float = Field(65.0, gt=0, description="seconds an idle connection is kept")
-    limit_connections: int = Field(1000, gt=0, description="HTTP connections at once")
+    receive_timeout: float = Field(30.0, gt=0, description="seconds a client has to send a request's body, or a gRPC message")
+    timeout_keep_alive: float = Field(65.0, gt=0, description="seconds an idle HTTP connection is kept")
+    limit_connections: int = Field(1000, gt=0, description="HTTP connections at once, and as many of gRPC")
 
     drain_delay: float = Field(
         5.0, ge=0, description="seconds to go on serving after SIGTERM, not ready, while load balancers notice"

@@ -65,6 +65,9 @@ def datatype(name: object) -> Datatype:
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The Open Inference name of a numpy dtype; strings and objects are BYTES.  Raises KeyError for complex and the like."""
+    found = _NAME_OF_DTYPE.get(dtype)
+    if found is not None:
+        return found
     return "BYTES" if dtype.kind in "OSUT" else _NAME_OF_DTYPE[dtype.newbyteorder("=")]
 
 
@@ -103,6 +106,13 @@ class TensorSpec:
     aliases: tuple[str, ...] = ()
     # the shape is not known at all (`shape` is then (-1,)); only the element count is checked
     unknown_rank: bool = False
+    # any number of rows of this shape, and nothing to look for inside: such an array of the datatype fits as it is
+    row: tuple[int, ...] | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        looked_into = self.datatype == "BYTES" and not self.nullable
+        if self.shape[:1] == (-1,) and -1 not in self.shape[1:] and not self.unknown_rank and not looked_into:
+            object.__setattr__(self, "row", self.shape[1:])
 
     def as_json(self) -> dict[str, Any]:
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
@@ -156,6 +166,8 @@ class Signature:
     uniform: bool = field(init=False, repr=False, compare=False, default=False)
     # and no text in it: every row has the same size, so the rows alone tell what a request costs
     even: bool = field(init=False, repr=False, compare=False, default=False)
+    # outputs that are BF16, which their arrays do not tell
+    bfloats: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
 
     def __post_init__(self) -> None:
         for spec in self.inputs:
@@ -163,6 +175,7 @@ class Signature:
                 self._by_name[name] = spec
         set_ = object.__setattr__
         set_(self, "_output_names", frozenset(o.name for o in self.outputs))
+        set_(self, "bfloats", frozenset(o.name for o in self.outputs if o.datatype == "BF16"))
         set_(self, "uniform", all(-1 not in s.shape[1:] and not s.unknown_rank and not s.optional for s in self.inputs))
         set_(self, "even", self.uniform and bool(self.inputs) and all(s.datatype != "BYTES" for s in self.inputs))
         if not self.defaults:
@@ -206,7 +219,9 @@ class Signature:
                 )
             if spec.name in arrays:
                 raise InvalidInput(f"input {spec.name!r} is given twice (once as {given!r})")
-            array = _fit(spec, given, tensor)
+            array = tensor.array
+            if tensor.datatype != spec.datatype or not array.ndim or array.shape[1:] != spec.row:
+                array = _fit(spec, given, tensor)
             if self.batched:
                 if not array.ndim:
                     raise InvalidInput(f"input {given!r} is a scalar, the model expects rows")

@@ -1,12 +1,15 @@
 """Open Inference over gRPC: its protobuf messages ↔ the one shape inside.
 
-Pure functions; no I/O, and no gRPC either: calls, status codes and deadlines belong to the edge.
+Pure functions; no I/O, and no gRPC either: calls, status codes and deadlines belong to the edge.  Answers to inference
+calls are put together here, field by field, since most of their bytes are the same each time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
 from server.protocols import _pb
@@ -14,6 +17,7 @@ from server.protocols.parameters import timeout_of
 from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
 from server.tensors import Array, Datatype, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
 
+_InferRequest = _pb.message("ModelInferRequest")
 _InferResponse = _pb.message("ModelInferResponse")
 _ModelMetadata = _pb.message("ModelMetadataResponse")
 _ServerMetadata = _pb.message("ServerMetadataResponse")
@@ -23,7 +27,7 @@ _RepositoryIndex = _pb.message("RepositoryIndexResponse")
 class _Field(NamedTuple):
     """Where typed contents of one datatype are; `limits` where the field is wider than the datatype.
 
-    `fixed`: protobuf packs the field's elements just as the array has them.
+    `fixed`: protobuf packs the field's elements just as the array has them, which beats making objects of them.
     """
 
     name: str
@@ -45,8 +49,18 @@ _FIELDS = {
     "FP64": _Field("fp64_contents", fixed=True),
     "BYTES": _Field("bytes_contents"),
 }
-# From about here on, copying packed bytes beats turning each element into a Python object.
-_MANY = 128
+
+
+# ModelInferResponse.id and .raw_output_contents: field number and "bytes with a length"
+_ID, _RAW = b"\x1a", b"\x32"
+
+
+def parse(sent: bytes) -> Any:
+    """The ModelInferRequest in these bytes; InvalidRequest where they are none."""
+    try:
+        return _InferRequest.FromString(sent)
+    except DecodeError:
+        raise InvalidRequest("the request is not a valid inference.ModelInferRequest") from None
 
 
 def decode(message: Any) -> InferRequest:
@@ -74,13 +88,44 @@ def decode(message: Any) -> InferRequest:
     return request
 
 
-def encode(response: InferResponse) -> Any:
-    """The ModelInferResponse, always with raw contents: common clients read no other numbers."""
-    message = _InferResponse(model_name=response.model, model_version=response.version, id=response.id)
+def encode(response: InferResponse) -> bytes:
+    """A ModelInferResponse, always with raw contents: common clients read no other numbers."""
+    parts = [_model_fields(response.model, response.version)]
+    if response.id:
+        text = response.id.encode()
+        parts += _ID, _varint(len(text)), text
+    raws: list[bytes] = []
     for name, tensor in response.outputs.items():
-        message.outputs.add(name=name, datatype=tensor.datatype, shape=tensor.array.shape)
-        message.raw_output_contents.append(raw_from_tensor(name, tensor))
-    return message
+        parts.append(_output_field(name, tensor.datatype, tensor.array.shape))
+        raw = raw_from_tensor(name, tensor)
+        raws += _RAW, _varint(len(raw)), raw
+    return b"".join(parts + raws)
+
+
+@lru_cache(maxsize=256)
+def _model_fields(model: str, version: str) -> bytes:
+    fields: bytes = _InferResponse(model_name=model, model_version=version).SerializeToString()
+    return fields
+
+
+@lru_cache(maxsize=1024)
+def _output_field(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    message = _InferResponse()
+    message.outputs.add(name=name, datatype=datatype, shape=shape)
+    field: bytes = message.SerializeToString()
+    return field
+
+
+def _varint(value: int) -> bytes:
+    """A length as protobuf writes it."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def server_metadata(name: str, version: str, extensions: Sequence[str]) -> Any:
@@ -132,7 +177,12 @@ def _typed(name: str, kind: Datatype, shape: tuple[int, ...], contents: Any) -> 
     field = _FIELDS.get(kind.name)
     if field is None:
         raise InvalidInput(f"input {name!r} is {kind.name}, which has no typed contents; use raw_input_contents")
-    count, found = element_count(shape), contents.ListFields()
+    count = element_count(shape)
+    if field.fixed and count:
+        array = _packed(contents, field, kind, count, shape)
+        if array is not None:
+            return array
+    found = contents.ListFields()
     if not found and not count:
         return np.empty(shape, kind.dtype)
     if len(found) != 1 or found[0][0].name != field.name:
@@ -140,24 +190,20 @@ def _typed(name: str, kind: Datatype, shape: tuple[int, ...], contents: Any) -> 
     values = found[0][1]
     if len(values) != count:
         raise InvalidInput(f"input {name!r} of shape {list(shape)} needs {count} values, {field.name} has {len(values)}")
-    if field.fixed and count >= _MANY:
-        array = _packed(contents, kind, count)
-        if array is not None:
-            return array.reshape(shape)
     elements = values[:]
     if field.limits is not None and count:
         _check_range(name, kind, field.limits, elements)
     return np.array(elements, kind.dtype).reshape(shape)
 
 
-def _packed(contents: Any, kind: Datatype, count: int) -> Array | None:
-    """The array in the packed form of the only field of `contents`; None where unknown fields are beside it."""
-    message, size = contents.SerializeToString(), count * kind.itemsize
+def _packed(contents: Any, field: _Field, kind: Datatype, count: int, shape: tuple[int, ...]) -> Array | None:
+    """The array as protobuf has it packed; None where anything but that many elements of the field is there."""
+    size = count * kind.itemsize
     tag_and_length = 1 + -(-size.bit_length() // 7)
-    if len(message) != tag_and_length + size:
+    if len(getattr(contents, field.name)) != count or contents.ByteSize() != tag_and_length + size:
         return None
-    # copied, because behind the tag and the length the elements are not aligned
-    return np.frombuffer(message, kind.dtype, offset=tag_and_length).copy()
+    # a copy, because behind the tag and the length the elements are not aligned
+    return np.ndarray(shape, kind.dtype, contents.SerializeToString()[tag_and_length:])
 
 
 def _check_range(name: str, kind: Datatype, limits: tuple[int, int], elements: list[int]) -> None:

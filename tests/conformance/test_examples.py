@@ -179,14 +179,15 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def servers(serve):
-    """A server for each example, started when it is first wanted and kept for the other protocols."""
+    """A server for each example and gRPC engine, started when it is first wanted and kept for the other protocols."""
     with ExitStack() as stack:
         started: dict[str, Any] = {}
 
-        def get(model: str) -> Any:
-            if model not in started:
-                started[model] = stack.enter_context(serve(EXAMPLES / model))
-            return started[model]
+        def get(model: str, engine: str) -> Any:
+            key = f"{model} {engine}"
+            if key not in started:
+                started[key] = stack.enter_context(serve(EXAMPLES / model, "--grpc_engine", engine))
+            return started[key]
 
         yield get
 
@@ -256,6 +257,7 @@ PROTOCOLS = {
     "V1": v1,
     "V2 binary, tritonclient.http": lambda server, case: triton(triton_http, server, server.http.removeprefix("http://"), case),
     "V2 gRPC, tritonclient.grpc": lambda server, case: triton(triton_grpc, server, server.grpc, case),
+    "V2 gRPC, tritonclient.grpc, grpcio's engine": lambda server, case: triton(triton_grpc, server, server.grpc, case),
 }
 
 
@@ -264,7 +266,8 @@ PAIRS = [(protocol, case) for case in CASES for protocol in PROTOCOLS if can_say
 
 @pytest.mark.parametrize(("protocol", "case"), PAIRS, ids=str)
 def test_an_answer_is_what_the_framework_itself_predicts(servers, protocol, case):
-    got, want = PROTOCOLS[protocol](servers(case.model), case), case.want()
+    server = servers(case.model, "grpcio" if "grpcio" in protocol else "fast")
+    got, want = PROTOCOLS[protocol](server, case), case.want()
     assert got.keys() == want.keys()
     for name, expected in want.items():
         if expected.dtype.kind == "f":

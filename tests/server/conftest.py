@@ -196,16 +196,22 @@ def until_():
     return until
 
 
-@pytest.fixture(scope="session", params=["fast", "asgi"])
-def lane(request) -> str:
-    """The flag for each of the two ways that a request takes through the HTTP edge."""
-    return f"--http_fast={str(request.param == 'fast').lower()}"
+LANES = {
+    "fast": ("--http_fast=true", "--grpc_engine=fast"),
+    "libraries": ("--http_fast=false", "--grpc_engine=grpcio"),
+}
+
+
+@pytest.fixture(scope="session", params=LANES)
+def lane(request) -> tuple[str, ...]:
+    """The flags for each of the two ways that a request takes through the edges: our own, and by way of libraries."""
+    return LANES[request.param]
 
 
 @pytest.fixture(scope="session")
 def sums(serve, lane):
     """A server of row sums for all tests that leave it as they found it."""
-    with serve(f"{MODELS}/sums.py:Sums", lane) as server:
+    with serve(f"{MODELS}/sums.py:Sums", *lane) as server:
         yield server
 
 

@@ -28,8 +28,8 @@ TENSORS = {
 
 
 @pytest.fixture(scope="module")
-def echo(serve, models):
-    with serve(f"{models}/echo.py:Echo") as server:
+def echo(serve, models, lane):
+    with serve(f"{models}/echo.py:Echo", *lane) as server:
         yield server
 
 

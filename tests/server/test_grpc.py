@@ -16,8 +16,8 @@ LIMIT = 6 << 20
 
 
 @pytest.fixture(scope="module")
-def server(serve, models):
-    with serve(f"{models}/sums.py:Sums", "--max_body_bytes", str(LIMIT)) as server:
+def server(serve, models, lane):
+    with serve(f"{models}/sums.py:Sums", *lane, "--max_body_bytes", str(LIMIT)) as server:
         yield server
 
 

@@ -24,7 +24,7 @@ def connection(sums, wire):
 @pytest.fixture(scope="module")
 def small(serve, models, lane):
     """A server with narrow limits."""
-    with serve(f"{models}/sums.py:Sums", lane, "--max_body_bytes=4096", "--receive_timeout=0.3") as server:
+    with serve(f"{models}/sums.py:Sums", *lane, "--max_body_bytes=4096", "--receive_timeout=0.3") as server:
         yield server
 
 
@@ -444,7 +444,7 @@ def test_a_head_that_does_not_come_ends_the_connection(small, wire, head):
 
 
 def test_connections_beyond_the_limit_are_told_so_and_those_within_go_on(serve, models, lane, wire, until):
-    with serve(f"{models}/sums.py:Sums", lane, "--limit_connections", "2") as server:
+    with serve(f"{models}/sums.py:Sums", *lane, "--limit_connections", "2") as server:
         with wire(server.http) as one, wire(server.http) as two:
             assert one.ask("POST", INFER, V2).status == two.ask("POST", INFER, V2).status == 200
             with wire(server.http) as three:
@@ -462,7 +462,7 @@ def test_connections_beyond_the_limit_are_told_so_and_those_within_go_on(serve, 
 def test_a_server_behind_a_path_answers_with_it_and_without(serve, models, lane, wire):
     """Its model's name, too, is one that URLs must escape."""
     flags = "--root_path=/serving/default/it", "--model_name=row sums"
-    with serve(f"{models}/sums.py:Sums", lane, *flags) as server, wire(server.http) as connection:
+    with serve(f"{models}/sums.py:Sums", *lane, *flags) as server, wire(server.http) as connection:
         for prefix in ("", "/serving/default/it"):
             assert connection.ask("POST", f"{prefix}/v2/models/row%20sums/infer", V2).json["model_name"] == "row sums"
             assert connection.ask("POST", f"{prefix}/v1/models/row%20sums:predict", V1).json == {"predictions": [3.0]}

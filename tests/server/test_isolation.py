@@ -28,7 +28,7 @@ def message(model, value, name="x", datatype="INT64", **more):
 @pytest.fixture(scope="module", params=["Gated", "AsyncGated"])
 def gated(request, serve, models, lane, gate):
     """A server whose model does one thing at a time, and in whose queue three rows may wait."""
-    flags = "--max_queue=3", "--max_batch_size=8", lane
+    flags = "--max_queue=3", "--max_batch_size=8", *lane
     with serve(f"{models}/gated.py:{request.param}", *flags, env=gate.environment) as server:
         yield server
 
@@ -204,7 +204,7 @@ def as_message(document):
 
 @pytest.mark.parametrize("bad", [BAD, [*BAD, ROW_EATER]], ids=["rows kept", "rows lost"])
 def test_among_200_at_once_each_gets_its_own_answer_and_the_bad_their_own_errors(serve, models, lane, wire, bad):
-    with serve(f"{models}/faults.py:Faults", lane) as server, grpc.insecure_channel(server.grpc) as channel:
+    with serve(f"{models}/faults.py:Faults", *lane) as server, grpc.insecure_channel(server.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         sent = []
         for n in range(200):

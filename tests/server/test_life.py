@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import grpc
@@ -101,9 +101,9 @@ def test_while_its_model_loads_a_server_is_alive_and_not_ready(loading, wire, me
 
 
 @pytest.fixture(scope="module")
-def loading(gate, models):
+def loading(gate, models, lane):
     """A server whose model loads for as long as the tests of this module need."""
-    server = launched("--model_dir", f"{models}/gated.py:SlowToLoad", env={**os.environ, **gate.environment})
+    server = launched("--model_dir", f"{models}/gated.py:SlowToLoad", *lane, env={**os.environ, **gate.environment})
     with server as loading, gate.held():
         yield loading
 
@@ -127,8 +127,8 @@ def test_what_a_server_shows_while_its_model_loads(loading, wire, metrics):
     assert metrics(loading)['serve_model_state{model="gated",state="LOADING",version=""}'] == 1
 
 
-def test_a_watcher_sees_a_server_get_ready_and_drain(gate, models, environment, wire):
-    flags = "--model_dir", f"{models}/gated.py:SlowToLoad", "--output=json", "--drain_delay=60"
+def test_a_watcher_sees_a_server_get_ready_and_drain(gate, models, environment, wire, lane):
+    flags = "--model_dir", f"{models}/gated.py:SlowToLoad", "--output=json", "--drain_delay=60", *lane
     with launched(*flags, env=environment) as server, gate.held(), grpc.insecure_channel(server.grpc) as channel:
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert next(watched).status == NOT_SERVING
@@ -211,12 +211,12 @@ def test_a_model_that_can_not_be_served_is_one_line_and_exit_1(tmp_path, model, 
 
 
 @pytest.mark.parametrize(("flag", "what"), [("--http_port", "HTTP"), ("--grpc_port", "gRPC")])
-def test_a_port_that_is_taken_is_one_line_with_port_and_flag(models, flag, what):
+def test_a_port_that_is_taken_is_one_line_with_port_and_flag(models, flag, what, lane):
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = str(holder.getsockname()[1])
-        with launched("--model_dir", f"{models}/sums.py:Sums", flag, port, "--output=json") as server:
+        with launched("--model_dir", f"{models}/sums.py:Sums", flag, port, *lane, "--output=json") as server:
             code, out, err = ended(server.process)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"serve: {what} can't listen on 127.0.0.1:{port}")
@@ -282,13 +282,13 @@ def test_the_page_for_people_has_a_command_that_works_when_pasted(models, worker
             assert answer["outputs"][0]["name"] == "total"
 
 
-def test_ipv6_is_an_address_too(serve, models):
+def test_ipv6_is_an_address_too(serve, models, lane):
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with serve(f"{models}/sums.py:Sums", "--host=::1") as server, grpc.insecure_channel(server.grpc) as channel:
+    with serve(f"{models}/sums.py:Sums", "--host=::1", *lane) as server, grpc.insecure_channel(server.grpc) as channel:
         assert server.http.startswith("http://[::1]:")
         assert service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest()).ready
 
@@ -303,13 +303,16 @@ def refuses(address: str) -> bool:
 
 
 def test_what_is_under_way_is_finished_before_the_end(serve, models, gate, lane, wire, until):
-    gated = serve(f"{models}/gated.py:Gated", "--concurrency=2", lane, env=gate.environment)
+    gated = serve(f"{models}/gated.py:Gated", "--concurrency=2", *lane, env=gate.environment)
     with gated as server, wire(server.http) as asking, wire(server.http) as idle, grpc.insecure_channel(server.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert idle.ask("GET", "/v2/health/ready").status == 200
-        asking.send("POST", PATH, v2(HOLD))
-        calling = stub.ModelInfer.future(message(HOLD + 1))
-        with gate.held(), gate.held():
+        with ExitStack() as held:
+            # one after the other, because what comes at once is one batch
+            asking.send("POST", PATH, v2(HOLD))
+            held.enter_context(gate.held())
+            calling = stub.ModelInfer.future(message(HOLD + 1))
+            held.enter_context(gate.held())
             server.process.send_signal(signal.SIGTERM)
             until(lambda: refuses(server.http) and refuses(server.grpc), "the end of listening")
             assert idle.read().status == 0

@@ -129,6 +129,7 @@ VALUES = {
     **dict.fromkeys(("receive_timeout", "timeout_keep_alive"), positive),
     "trust_pickle": st.none() | st.booleans(),
     "log_format": st.sampled_from(["auto", "json", "text"]),
+    "grpc_engine": st.sampled_from(["fast", "grpcio"]),
     "output": st.sampled_from(["text", "json", "none"]),
     "runtime_option": st.lists(texts.map("name={}".format), max_size=3).map(tuple),
 }

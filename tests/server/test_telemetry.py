@@ -48,7 +48,7 @@ def happened(serve, models, lane, wire, metrics):
     """By log format, what is seen of a server to which all of this has happened."""
 
     def happen(form: str) -> Seen:
-        with serve(f"{models}/faults.py:Faults", lane, "--log_format", form) as server:
+        with serve(f"{models}/faults.py:Faults", *lane, "--log_format", form) as server:
             with wire(server.http) as connection, grpc.insecure_channel(server.grpc) as channel:
                 use(connection, service_pb2_grpc.GRPCInferenceServiceStub(channel))
                 found = metrics(server)

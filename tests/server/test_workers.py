@@ -15,8 +15,8 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "python" / "model.p
 
 
 @pytest.fixture(scope="module")
-def server(serve):
-    with serve(EXAMPLE, "--workers", "2") as started:
+def server(serve, lane):
+    with serve(EXAMPLE, "--workers", "2", *lane) as started:
         yield started
 
 

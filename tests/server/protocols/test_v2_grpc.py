@@ -41,6 +41,9 @@ def theirs(message):
     return getattr(service_pb2, type(message).__name__).FromString(message.SerializeToString())
 
 
+Response = service_pb2.ModelInferResponse.FromString
+
+
 def test_every_message_of_ours_has_the_field_numbers_of_theirs():
     """... and all their fields, except `properties`, which only the protocol's own definition has."""
 
@@ -297,7 +300,7 @@ def through_both(array):
     sent = _get_inference_request("iris", [given_], "", "9", [InferRequestedOutput("y")], 0, False, False, 0, None, None)
     asked = decode(ours(sent))
     answer = encode(InferResponse(asked.model, "1", {"y": asked.inputs["x"]}, id=asked.id))
-    result = InferResult(theirs(answer))
+    result = InferResult(Response(answer))
     assert (result.get_response().id, result.get_response().model_version) == ("9", "1")
     assert len(result.get_response().raw_output_contents) == 1
     return result.as_numpy("y")
@@ -341,7 +344,7 @@ def test_outputs_come_in_order_with_one_raw_entry_each_even_when_empty():
         "none": Tensor("FP32", np.empty((0, 3), np.float32)),
         "score": Tensor("FP64", np.array([[0.25], [0.75]])),
     }
-    result = InferResult(theirs(encode(InferResponse("iris", "1", outputs))))
+    result = InferResult(Response(encode(InferResponse("iris", "1", outputs))))
     assert [(o.name, o.datatype, list(o.shape)) for o in result.get_response().outputs] == [
         ("label", "BYTES", [2]),
         ("none", "FP32", [0, 3]),
