@@ -10,9 +10,14 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.left_out import pytest_terminal_summary  # noqa: F401
+
+# a machine may be busy: how long an example takes to make or to run says nothing of what it shows
+hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any-machine")
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

@@ -346,7 +346,7 @@ def place(kinds):
     kinds.kubectl("delete", "namespace", "anything", "--wait=false")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(SPEC)
 def test_a_service_of_anything_is_taken_or_refused_and_never_an_error_of_the_server(kinds, place, anything):
     raw = {**service(), "spec": anything}

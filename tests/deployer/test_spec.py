@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer.errors import DeployerError, SpecError
@@ -448,7 +448,7 @@ def test_any_json_value_is_a_service_or_a_spec_error(raw):
     read_as_a_service(raw)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(nearly_right())
 def test_a_manifest_with_anything_anywhere_is_a_service_or_a_spec_error(raw):
     read_as_a_service(raw)

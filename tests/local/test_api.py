@@ -85,7 +85,7 @@ RUNTIME = {
 }
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.sampled_from(PLACES), JSON, st.sampled_from([PATH, "/runtimes/default"]))
 def test_json_of_any_shape_is_answered_and_what_is_taken_can_be_planned(platform, place, value, path):
     kind = service() if path == PATH else RUNTIME

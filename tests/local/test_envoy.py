@@ -199,7 +199,7 @@ def services_called(name: str) -> st.SearchStrategy[ServiceRoutes]:
 SERVICES = st.lists(st.sampled_from(["iris", "houses"]).flatmap(services_called), unique_by=lambda s: s.name)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SERVICES, SERVICES)
 def test_no_step_from_any_files_to_any_others_leads_to_what_is_not_there(before, wanted):
     files, goal = render(OPTIONS, before), render(OPTIONS, wanted)

@@ -48,7 +48,7 @@ def described(sums):
 def test_whatever_the_description_allows_or_forbids_is_answered_as_it_says(described, path):
     operation = described[path]["GET" if path in GETS else "POST"]
 
-    @settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy() | operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     def check(case):
         # a JSON schema can't say that a tensor's shape fits its data and its model, so what it allows may be 400

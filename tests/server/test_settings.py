@@ -137,7 +137,7 @@ VALUES |= {name: st.booleans() for name, field in Settings.model_fields.items() 
 
 
 @given(st.fixed_dictionaries({}, optional=VALUES))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_flags_made_from_settings_give_the_same_settings(values):
     wanted = Settings(**values)
     assert from_flags(to_flags(wanted)) == wanted

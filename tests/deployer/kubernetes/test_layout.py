@@ -367,7 +367,7 @@ def written(uri, percent, low, name, listed):
     return service(predictor | ({} if percent is None else {"canaryTrafficPercent": percent}), *([BLUE] if listed else []))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(SPECS, st.integers(0, 12), st.integers(0, 4)), min_size=1, max_size=6))
 def test_any_story_ends_with_the_newest_spec_and_routes_to_pods_all_the_way(story):
     world = World()

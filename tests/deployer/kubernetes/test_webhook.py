@@ -278,7 +278,7 @@ REQUEST = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(JSON | st.fixed_dictionaries({"request": JSON | REQUEST}))
 def test_whatever_comes_there_is_an_answer_that_is_json_or_it_is_no_review(raw):
     before = copy.deepcopy(raw)
@@ -293,7 +293,7 @@ def test_whatever_comes_there_is_an_answer_that_is_json_or_it_is_no_review(raw):
     assert repr(raw) == repr(before)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SPEC, SPEC)
 def test_a_service_of_anything_is_refused_or_taken_and_never_breaks(spec, before):
     raw, old = ({**service(), "spec": one} for one in (spec, before))

@@ -135,7 +135,6 @@ def _path(path):
     return [(":method", "POST"), (":scheme", "http"), (":path", path)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=5), st.lists(st.integers(1, 60), max_size=60))
 @alone
 def test_bytes_may_come_in_any_pieces(bodies, cuts):
@@ -150,7 +149,6 @@ def test_bytes_may_come_in_any_pieces(bodies, cuts):
     assert pair.goaway() is None
 
 
-@settings(deadline=None)
 @given(
     body=st.integers(0, 200_000),
     first=st.integers(0, 70_000),
@@ -330,7 +328,7 @@ def test_the_connections_window_is_filled_up_again():
     assert sum(given_back) >= 65536 + 2 * h2.CONNECTION_WINDOW - h2.CONNECTION_WINDOW // 2
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40))
