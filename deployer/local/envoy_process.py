@@ -10,7 +10,7 @@ from typing import Any
 
 from deployer.local import state
 from deployer.local.envoy import EnvoyOptions
-from deployer.local.proxy import Proxy
+from deployer.local.proxy import DRAIN, Proxy
 from deployer.local.replica import Process, adopt, rotate, spawn_orphan
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ TAKE_OVER = 10.0
 
 
 class EnvoyProcess:
-    """`replace` and the thread that looks after it take turns."""
+    """Replacing goes one by one; what changes the process, and the thread that looks after it, take turns."""
 
     def __init__(self, home: state.Home, options: EnvoyOptions, proxy: Proxy) -> None:
         self._home, self._options, self._proxy = home, options, proxy
@@ -28,8 +28,8 @@ class EnvoyProcess:
         record: dict[str, Any] = state.read(self._file) or {}
         self._process: Process | None = adopt(record)
         self._epoch, self._like = int(record.get("epoch", 0)), str(record.get("like", ""))
-        self._leaving: list[Process] = []
-        self._lock = threading.RLock()
+        self._leaving: Process | None = adopt(record.get("leaving"))
+        self._turn, self._lock = threading.Lock(), threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="envoy", daemon=True)
 
@@ -50,16 +50,23 @@ class EnvoyProcess:
 
         Where the two can't agree (after an upgrade, say), the old one is ended first: connections are refused for a moment.
         """
+        with self._turn:
+            # a third one would have the first end at once, with all that it is still asked
+            if self._leaving is not None:
+                _wait(self._leaving, DRAIN + 4.0)
+            self._replace()
+
+    def _replace(self) -> None:
         with self._lock:
             old = self._process
             if old is None or not old.is_alive():
                 return self._spawn(0)
+            self._leaving = old
             self._spawn(self._epoch + 1)
             new = self._process
             deadline = time.monotonic() + TAKE_OVER
             while new is not None and new.is_alive() and time.monotonic() < deadline:
                 if self._proxy.is_live(self._epoch):
-                    self._leaving = [*(one for one in self._leaving if one.is_alive()), old]
                     return None
                 self._stopping.wait(0.02)
             log.warning("the next Envoy could not take over: starting it anew")
@@ -74,7 +81,8 @@ class EnvoyProcess:
         environment = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TZ", "TMPDIR")}
         self._process = spawn_orphan(self._proxy.command(epoch), environment, self._log)
         self._epoch, self._like = epoch, self._proxy.likeness()
-        state.write(self._file, self._process.record() | {"epoch": epoch, "like": self._like})
+        record = self._process.record() | {"epoch": epoch, "like": self._like}
+        state.write(self._file, record | ({"leaving": self._leaving.record()} if self._leaving else {}))
 
     def _run(self) -> None:
         pause = 0.0
@@ -99,10 +107,11 @@ class EnvoyProcess:
         self._thread.join()
         if not end or self._process is None:
             return
-        for process in (self._process, *self._leaving):
-            process.signal(signal.SIGTERM)
-            _wait(process)
-            process.signal(signal.SIGKILL)
+        for process in (self._process, self._leaving):
+            if process is not None:
+                process.signal(signal.SIGTERM)
+                _wait(process)
+                process.signal(signal.SIGKILL)
         self._file.unlink(missing_ok=True)
 
 
