@@ -6,6 +6,8 @@ What is about routes runs twice, over an Istio VirtualService and over an HTTPRo
 
 import json
 import os
+import subprocess
+import sys
 import time
 import urllib.request
 import uuid
@@ -246,3 +248,24 @@ def test_a_service_that_is_stopped_has_nothing_that_runs_and_comes_back_as_it_wa
     served.until_answered()
     assert served.host == host
     assert served.counted(50) == {1: 50}
+
+
+def test_the_command_reaches_pods_by_the_api_server_and_by_the_gateway(standing, served):
+    served.apply("1.skops")
+    served.until_ready()
+    served.until_answered()
+
+    def serve(*args):
+        environment = {**os.environ, "KUBECONFIG": standing.kubeconfig, "SERVE_TARGET": "kubernetes"}
+        command = [sys.executable, "-P", "-m", "deployer.cli", *args, "-n", served.namespace]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    row = json.dumps({"instances": [[1, 0, 0, 0]]})
+    for way in ([], ["--gateway", f"http://{GATEWAY}"]):
+        assert round(json.loads(serve("predict", "m", "-d", row, "-o", "json", *way))["predictions"][0]) == 1
+    (pod,) = served.pods("m-predictor")
+    lines = serve("logs", "m", "--tail", "0").splitlines()
+    assert all(line.startswith(f"{pod['metadata']['name']}  ") for line in lines)
+    assert sum("/v1/models/m:predict" in line for line in lines) == 2
