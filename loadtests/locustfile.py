@@ -66,8 +66,7 @@ def _prepare(environment, **_) -> None:
     options = environment.parsed_options
     if not options.model:
         raise SystemExit("locust: which model? --model NAME")
-    headers = dict(one.split(":", 1) for one in options.header)
-    headers = {name.strip(): value.strip() for name, value in headers.items()}
+    headers = payloads.read_headers(options.header)
     try:
         signature = payloads.ask_signature(options.host + options.prefix, options.model, headers, options.example)
     except payloads.Unusable as error:

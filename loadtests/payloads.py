@@ -50,6 +50,11 @@ class Signature:
     inputs: tuple[Input, ...]
 
 
+def read_headers(lines: Sequence[str]) -> Headers:
+    """From "NAME: VALUE" each."""
+    return {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
 def ask_signature(url: str, model: str, headers: Mapping[str, str], example: str | None) -> Signature:
     """From the service itself; `example` names a file.  Unusable where the service does not say, or where nobody answers."""
     address = f"{url.rstrip('/')}/v2/models/{model}"

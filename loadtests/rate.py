@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     add("--html", type=Path, help="where the page goes")
     options = parser.parse_args(argv)
 
-    headers = {name.strip(): value.strip() for name, value in (one.split(":", 1) for one in options.header)}
+    headers = payloads.read_headers(options.header)
     try:
         signature = payloads.ask_signature(options.url, options.model, headers, options.example)
     except payloads.Unusable as error:

@@ -143,6 +143,8 @@ class ClusterClient:
         except ApiError as error:
             text = error.body.get("error") or str(error)
             raise DeployerError(f"{error.status}: {text}" if error.status else str(text)) from None
+        except ValueError as error:
+            raise DeployerError(f"{name} answered no JSON at {path}: {error}") from None
 
     def endpoints(self, service: Mapping[str, Any]) -> Endpoints:
         """The gateway's: the API server is nobody to put load on."""
