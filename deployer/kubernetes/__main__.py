@@ -76,6 +76,7 @@ def _run(options: argparse.Namespace, api: Api, own: Api, ended: threading.Event
     namespaces = [one.strip() for one in options.namespaces.split(",") if one.strip()]
     lease_namespace = options.lease_namespace or options.config_namespace
     platform = ClusterPlatform(api, namespaces, options.config_namespace)
+    admits = threading.Event()
     election = Election(
         own,
         lease_namespace,
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace, api: Api, own: Api, ended: threading.Event
         options.port,
         lambda: _metrics(api, platform, election),
         lambda: platform.broken,
-        lambda: "" if platform.is_synced else "the caches are not filled yet",
+        lambda: _why_not_ready(platform, ended, admits),
     )
     telemetry.start()
     log.info("telemetry on port %d; the cluster is %s", telemetry.port, api.host)
@@ -103,6 +104,7 @@ def _run(options: argparse.Namespace, api: Api, own: Api, ended: threading.Event
     except OSError as error:
         log.error("the webhook can't be served: %s", error)
         return 1
+    admits.set()
     election.start()
     controller = Controller(platform, options.workers)
     while not (ended.is_set() or election.won.wait(0.2)):
@@ -122,9 +124,19 @@ def _run(options: argparse.Namespace, api: Api, own: Api, ended: threading.Event
     platform.stop()
     if webhook:
         webhook[0].stop()
-        webhook[1].stop()
+        # last of all, so that whoever leads next need not wait for it
+        webhook[1].leave()
     telemetry.stop()
     return 0
+
+
+def _why_not_ready(platform: ClusterPlatform, ended: threading.Event, admits: threading.Event) -> str:
+    if ended.is_set():
+        return "it is ending"
+    if not platform.is_synced:
+        return "the caches are not filled yet"
+    # an address of the webhook's Service from now on, where it has one
+    return "" if admits.is_set() else "the webhook does not listen yet"
 
 
 def _webhook(options: argparse.Namespace, own: Api, platform: ClusterPlatform, namespace: str) -> tuple[Rotation, Webhook]:

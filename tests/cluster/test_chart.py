@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from tests.charts.helm import CHART, CRDS, helm, run, template
-from tests.cluster.conftest import VERSION, WITHOUT_NODE
+from tests.cluster.conftest import OF_CONTROLLER, VERSION, WITHOUT_NODE
 from tests.cluster.test_image import answer
 from tests.left_out import leave_out
 
@@ -201,7 +202,11 @@ def test_it_serves_and_is_tested_from_one_version_to_the_next_and_leaves_nothing
         cluster.kubectl(*place, "apply", "-f", "-", stdin=doubling())
         cluster.kubectl(*place, "wait", "--for=condition=Ready", "isvc/doubling", "--timeout=60s")
         pods = cluster.kubectl(*place, "get", "pods", "-l", "app=isvc.doubling-predictor", "-o", "name")
-        helm("upgrade", RELEASE, CHART, *place, *options, "--wait", kubeconfig=cluster.kubeconfig)
+        with asking(cluster, namespace) as refusals:
+            helm("upgrade", RELEASE, CHART, *place, *options, "--wait", kubeconfig=cluster.kubeconfig)
+            # until the controller before is gone, and the last of its addresses with it
+            until(lambda: len(controllers(cluster, namespace)) == 1, lambda: controllers(cluster, namespace))
+        assert refusals == []
         version = cluster.get(*place, f"deployment/{RELEASE}")["metadata"]["labels"]["app.kubernetes.io/version"]
         assert version == VERSION
         tested = helm("test", RELEASE, *place, "--logs", kubeconfig=cluster.kubeconfig)
@@ -219,6 +224,31 @@ def test_it_serves_and_is_tested_from_one_version_to_the_next_and_leaves_nothing
     cluster.kubectl(*place, "delete", "isvc/doubling", "configmap/doubling")
     until(lambda: left_by(cluster, namespace) == [], lambda: left_by(cluster, namespace))
     assert cluster.run("get", "isvc", "-A").returncode == 0
+
+
+@contextmanager
+def asking(cluster, namespace):
+    """What is said, meanwhile, against a service that is as good as any; the webhook is asked of each."""
+    refusals, ended = [], threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            done = cluster.run(
+                "-n", namespace, "create", "--dry-run=server", "-f", "-", stdin={**doubling()[1], "metadata": {"name": "asked"}}
+            )
+            refusals.extend([done.stderr] if done.returncode else [])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield refusals
+    finally:
+        ended.set()
+        thread.join()
+
+
+def controllers(cluster, namespace):
+    return cluster.kubectl("-n", namespace, "get", "pods", "-l", OF_CONTROLLER, "-o", "name").split()
 
 
 def doubling(**predictor):

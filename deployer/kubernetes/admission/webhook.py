@@ -30,6 +30,7 @@ MAX_CONNECTIONS = 128
 HANDSHAKE = 10.0  # seconds
 IDLE = 120.0  # seconds; longer than an API server keeps an idle connection, so that it is the one that closes it
 LOOK = 3600.0  # seconds between two looks at the certificate
+LEAVING = 5.0  # seconds until every API server and node has heard that a pod that ends is no address of its Service any more
 
 Installed = Callable[[str], Sequence[ServingRuntime]]
 
@@ -59,6 +60,12 @@ class Webhook:
     def start(self) -> None:
         self._thread.start()
 
+    def leave(self, seconds: float = LEAVING) -> None:
+        """Answer for so long still what comes here all the same, each connection for the last time; then `stop`."""
+        self._server.leaving = True
+        time.sleep(seconds)
+        self.stop()
+
     def stop(self) -> None:
         if self._thread.is_alive():
             self._server.shutdown()
@@ -83,6 +90,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], installed: Installed, notices: reviews.Notices) -> None:
         self.installed, self.notices = installed, notices
+        self.leaving = False
         self.tls: ssl.SSLContext | None = None
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Exchange)
@@ -152,6 +160,7 @@ class _Exchange(BaseHTTPRequestHandler):
         self._send(code, "text/plain", f"{text}\n".encode())
 
     def _send(self, code: int, kind: str, body: bytes) -> None:
+        self.close_connection |= self.server.leaving
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

@@ -440,6 +440,23 @@ def test_many_ask_at_once(certificate):
     assert codes == [200] * 100
 
 
+def test_it_answers_for_a_while_after_it_was_told_to_leave_and_each_connection_for_the_last_time(certificate):
+    with listening(certificate=certificate) as webhook:
+        kept = connection(webhook.port, certificate.authorities)
+        assert post(kept, "/validate", asked(with_()))[0] == 200
+        assert kept.sock is not None
+        leaving = threading.Thread(target=webhook.leave, args=[2.0])
+        leaving.start()
+        while kept.sock is not None:
+            assert post(kept, "/validate", asked(with_()))[0] == 200
+        late = connection(webhook.port, certificate.authorities)
+        assert post(late, "/validate", asked(with_()))[0] == 200
+        assert late.sock is None
+        leaving.join(30)
+        with pytest.raises(ConnectionRefusedError):
+            late.connect()
+
+
 def test_another_certificate_is_used_from_the_next_connection_on_and_the_old_ones_go_on(certificate):
     other = renewed(None, HOSTS, time.time())
     with listening(certificate=certificate) as webhook:
