@@ -20,13 +20,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from server.errors import DeadlineExceeded, Overloaded, ResourceExhausted, RuntimeFailed, ServingError
-from server.tensors import Array, Signature, Timing
+from server.pending import Pending
+from server.tensors import Array, Signature, Timing, made
 
 Outputs = dict[str, Array]
 
 # A batch that is expected to be quicker than this runs in the event loop: waking a thread costs some 50-100 µs, and
 # nothing else on the loop is held up for longer than this.
 INLINE_SECONDS = 0.001
+# Such a batch may be of many rows, and still takes less than this.
+LONG_SECONDS = 1.0
 # The same in bytes, where rows differ in size, so that their number does not tell what they cost.
 INLINE_BYTES = 16 * 1024
 # Decoding and checking so much takes about a millisecond.
@@ -74,7 +77,7 @@ class Job:
     deadline: float | None = None
     queued_at: float = 0.0
     nbytes: int = 0
-    future: "asyncio.Future[Result]" = field(init=False)
+    future: "Pending[Result]" = field(init=False)
     timer: asyncio.TimerHandle | None = None
     waiting: bool = False
 
@@ -248,23 +251,29 @@ class Batcher:
     def queued_rows(self) -> int:
         return self._queued_rows
 
-    def submit(self, job: Job) -> "asyncio.Future[Result]":
-        """A future of the job's result; Overloaded at once where the queue has no room or could not answer in time."""
+    def submit(self, job: Job) -> "Pending[Result]":
+        """The job's result to come; Overloaded at once where the queue has no room or could not answer in time."""
         job.queued_at = now = time.monotonic()
-        nbytes = sum([a.nbytes for a in job.arrays.values()])
+        nbytes = 0
+        for array in job.arrays.values():
+            nbytes += array.nbytes
         if nbytes > job.nbytes:
             job.nbytes = nbytes
-        if self._queued_rows and (
-            self._queued_rows + job.rows > self.limits.queue_rows or self._queued_bytes + job.nbytes > self.limits.queue_bytes
-        ):
-            self._reject("queue_full", f"the queue is full: {self._queued_rows} rows wait")
-        if job.deadline is not None and self._queued_rows:
-            wait = self._expected_wait()
-            if now + wait > job.deadline:
-                self._reject("no_time", f"the queue needs about {wait:.1f} s, more than this request's deadline")
-        job.future = self._loop.create_future()
+        waiting, limits = self._queued_rows, self.limits
+        if waiting:
+            if waiting + job.rows > limits.queue_rows or self._queued_bytes + job.nbytes > limits.queue_bytes:
+                self._reject("queue_full", f"the queue is full: {waiting} rows wait")
+            # who has a long time need not be told that one batch of a quick model takes a short one
+            if job.deadline is not None and not (self._inline and waiting <= limits.rows and job.deadline - now > LONG_SECONDS):
+                wait = self._expected_wait()
+                if now + wait > job.deadline:
+                    self._reject("no_time", f"the queue needs about {wait:.1f} s, more than this request's deadline")
+        job.future = Pending(self._loop)
         key = None if self.alone else batch_key(job)
-        self._queues.setdefault(job if key is None else key, deque()).append(job)
+        queue = self._queues.get(key)
+        if key is None or queue is None:
+            queue = self._queues[job if key is None else key] = deque()
+        queue.append(job)
         job.waiting = True
         self._queued_rows += job.rows
         self._queued_bytes += job.nbytes
@@ -414,7 +423,7 @@ class Batcher:
                     self._inline = False
                 job.future.set_exception(answer)
             else:
-                job.future.set_result(Result(answer, Timing(started - job.queued_at, seconds, rows)))
+                job.future.set_result(made(Result, (answer, made(Timing, (started - job.queued_at, seconds, rows)))))
         self._observer.batch(rows, seconds)
         for _ in range(faults.fallbacks):
             self._observer.fallback()

@@ -7,8 +7,8 @@ A unary call is a header block that was seen before, one message, one answer tha
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 from urllib.parse import quote
 
 from server.batcher import aside
@@ -22,6 +22,7 @@ from server.h2.sending import STREAM_WINDOW, Outbox, Stream
 from server.log import log
 from server.protocols import encoding
 from server.sockets import listen
+from server.work import Work
 
 # At once on one connection; more wait on the client's side.
 STREAMS = 1024
@@ -83,36 +84,6 @@ class Head(NamedTuple):
     refused: ServingError | None
     status: int = 200
     bodiless: bool = False
-
-
-class Work:
-    """A coroutine that is begun at once and goes on when what it waits for is there: a Task that costs no turns of the loop.
-
-    Enough of one for our calls: `asyncio.timeout` and `current_task` need a real one.
-    """
-
-    __slots__ = ("_coroutine", "_waits_for")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine = coroutine
-        self._waits_for: asyncio.Future[Any] | None = None
-        self._go_on()
-
-    def cancel(self) -> None:
-        """Let the coroutine know that nobody wants what it makes; does nothing where it has come to its end."""
-        if self._waits_for is not None:
-            self._waits_for.cancel()
-
-    def _go_on(self, future: "asyncio.Future[Any] | None" = None) -> None:
-        self._waits_for = None
-        try:
-            waits_for = self._coroutine.send(None)
-        except (StopIteration, asyncio.CancelledError):
-            return
-        # as a Task does it: `await` has marked the future as waited for, and looks whether somebody took care of it
-        waits_for._asyncio_future_blocking = False
-        waits_for.add_done_callback(self._go_on)
-        self._waits_for = waits_for
 
 
 class CallStream(Stream):
