@@ -301,6 +301,8 @@ class Loader:
         gc.set_threshold(YOUNG_OBJECTS)
         for warning in runtime.warnings:
             log.warning(warning, model=name)
+        for note in runtime.notes:
+            log.info(note, model=name)
         batching = f"off: {alone}" if alone else f"up to {limits.rows} rows"
         probed = round(cost.of(1) * 1e3, 3)
         log.info("model ready", model=name, version=version, batching=batching, inline=batcher.inline, probe_ms=probed)

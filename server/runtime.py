@@ -51,6 +51,8 @@ class Runtime(abc.ABC):
     properties: Mapping[str, str] = {}
     # what a person should know: a version mismatch, a pickle
     warnings: tuple[str, ...] = ()
+    # what a person may want to know: what was found out and done at load
+    notes: tuple[str, ...] = ()
     concurrency: int = 1
     # `predict` is a coroutine function, run in the event loop
     is_async: bool = False

@@ -36,7 +36,8 @@ from predictors.sklearn import load
 from server.runtime import LoadOptions, ModelFile
 
 def answer(name):
-    runtime = load(ModelFile(Path(FOLDER, name), name.split(".")[1], "sklearn"), LoadOptions(trust_code=True))
+    options = LoadOptions(trust_code=True, extra={"accelerate": "off"})
+    runtime = load(ModelFile(Path(FOLDER, name), name.split(".")[1], "sklearn"), options)
     signature = runtime.signatures[0]
     return runtime, signature, runtime.predict(signature, runtime.sample(signature, 4), signature.defaults, {})
 

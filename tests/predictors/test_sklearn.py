@@ -376,7 +376,7 @@ def test_a_text_pipeline_takes_documents(tmp_path: Path) -> None:
 
 def test_an_option_that_there_is_not_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     options = LoadOptions(trust_code=True, extra={"string_columns": "a"})
-    with pytest.raises(ModelLoadError, match="no option 'string_columns'; it has: string-columns, trusted-types"):
+    with pytest.raises(ModelLoadError, match="no option 'string_columns'; it has: accelerate, string-columns, trusted-types"):
         served(LinearRegression().fit(X, X[:, 0]), tmp_path, options=options)
 
 
@@ -468,6 +468,8 @@ def test_facts_and_warnings(tmp_path: Path) -> None:
         "sklearn_version": sklearn.__version__,
         "model_sklearn_version": sklearn.__version__,
         "classes": '["no", "yes"]',
+        "answered_by": "predict, predict_proba, decision_function, predict_log_proba: StandardScaler by numpy,"
+        " LogisticRegression by numpy",
     }
     (warning,) = by_joblib.warnings
     assert "runs code when it is opened" in warning
@@ -475,7 +477,7 @@ def test_facts_and_warnings(tmp_path: Path) -> None:
 
 def test_estimators_use_one_thread_each(tmp_path: Path) -> None:
     model = make_pipeline(StandardScaler(), VotingClassifier([("f", RandomForestClassifier(3, n_jobs=-1))], n_jobs=2)).fit(X, Y)
-    runtime = served(model, tmp_path, options=LoadOptions(threads=2, trust_code=True))
+    runtime = served(model, tmp_path, options=LoadOptions(threads=2, trust_code=True, extra={"accelerate": "off"}))
     pipeline = runtime._methods["predict"].__self__
     assert pipeline[1].n_jobs == pipeline[1].estimators_[0].n_jobs == 1
     assert runtime.concurrency == 2
