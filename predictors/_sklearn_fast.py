@@ -18,10 +18,14 @@ WIDEST = 10_000
 
 @dataclass(frozen=True)
 class Faster:
-    """A method in place of the estimator's own; `how` tells by what means.  Without `method`, `how` tells why not."""
+    """A method in place of the estimator's own; `how` tells by what means.  Without `method`, `how` tells why not.
+
+    `least`: it is the arithmetic alone, and nothing else could be quicker.
+    """
 
     how: str
     method: Method | None = None
+    least: bool = False
 
 
 def faster(model: Any, methods: Iterable[str], samples: Sequence[Any]) -> dict[str, Faster]:
@@ -54,7 +58,7 @@ def _find(estimator: Any, method: str, samples: Sequence[Any], shared: dict[int,
     for shortcut in (*_sklearn_trees.shortcuts(estimator, method, code, shared), *_sklearn_linear.shortcuts(estimator, code)):
         mistake = difference(shortcut, own) if shortcut.width <= WIDEST else f"more than {WIDEST} columns"
         if not mistake:
-            return Faster(shortcut.how, guarded(shortcut, own))
+            return Faster(shortcut.how, guarded(shortcut, own), shortcut.how == _sklearn_linear.HOW)
         reasons.append(f"{shortcut.how}: {mistake}")
     return Faster("; ".join(reasons) or f"no shortcut is known for {name}")
 
@@ -90,7 +94,8 @@ def _pipeline(pipeline: Any, method: str, samples: Sequence[Any], shared: dict[i
         return last(x)
 
     named = zip(steps, found, strict=True)
-    return Faster(", ".join(f"{type(s).__name__} by {f.how if f.method else 'scikit-learn'}" for s, f in named), run)
+    how = ", ".join(f"{type(s).__name__} by {f.how if f.method else 'scikit-learn'}" for s, f in named)
+    return Faster(how, run, all(f.least for f in found))
 
 
 def summary(found: Mapping[str, Faster]) -> str:

@@ -13,13 +13,15 @@ import numpy as np
 from predictors._sklearn_shortcut import Method, Shortcut
 from server.tensors import Array
 
+HOW = "numpy"
+
 
 def shortcuts(estimator: Any, code: str) -> list[Shortcut]:
     """Shortcuts for one method, the best first; `code` is the class and name of the function that implements it."""
     maker = _MAKERS.get(code)
     runs = [] if maker is None else maker(estimator)
     width = getattr(estimator, "n_features_in_", 0)
-    return [Shortcut("numpy", width, run) for run in runs] if width else []
+    return [Shortcut(HOW, width, run) for run in runs] if width else []
 
 
 def _scores(estimator: Any) -> list[Method]:

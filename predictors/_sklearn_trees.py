@@ -298,6 +298,12 @@ def _takes_nan(estimator: Any) -> bool:
     return bool(estimator._support_missing_values(np.zeros((1, 1))))
 
 
+def edges(estimator: Any) -> tuple[Array, ...]:
+    """Some of the values of each column at which a tree or a forest decides; empty for anything else."""
+    trees = [e.tree_ for e in np.ravel(getattr(estimator, "estimators_", [estimator])) if hasattr(e, "tree_")]
+    return _edges(trees) if trees else ()
+
+
 def _edges(trees: Sequence[Any]) -> tuple[Array, ...]:
     return _thresholds([t.__getstate__()["nodes"] for t in trees], _TREE, trees[0].n_features)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from predictors import _sklearn_fast
+from predictors import _sklearn_fast, _sklearn_onnx
 from predictors._sklearn_fast import Faster
 from predictors._sklearn_inputs import feed, input_specs, sample
 from predictors._sklearn_open import Opened, open_model, version_note
@@ -76,8 +76,8 @@ class SklearnRuntime(Runtime):
 
 # what --runtime-option may name
 OPTIONS = ("accelerate", "string-columns", "trusted-types")
-# what is used in place of scikit-learn's own code: what gives the same bits; nothing
-ACCELERATE = ("exact", "off")
+# what is used in place of scikit-learn's own code: what gives the same bits; what comes near them; nothing
+ACCELERATE = ("exact", "onnx", "off")
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,23 @@ def load(found: ModelFile, options: LoadOptions) -> Runtime:
             forget_names(model)
         trial = try_out(found.path, opened, schema)
         signatures = _signatures(schema, trial)
-        faster = {} if accelerate == "off" or trial.note else _faster(model, schema, trial, signatures)
-    methods = {name: f.method for name, f in faster.items() if f.method is not None}
-    runtime = SklearnRuntime(model, schema, trial, signatures, methods)
+        faster = {} if accelerate == "off" or trial.note else _exact(model, schema, trial, signatures)
+        warning = ""
+        if accelerate == "onnx":
+            faster, warning = _near(found.path, model, schema, trial, signatures[0], faster)
+    runtime = SklearnRuntime(model, schema, trial, signatures, in_use(faster))
     runtime.platform = f"sklearn_{found.format}"
     runtime.properties = _properties(found, opened)
     if faster:
-        by = _sklearn_fast.summary(faster)
-        runtime.properties["answered_by"] = by
-        runtime.notes = (f"who answers: {by}",)
-    runtime.warnings = (*opened.warnings, trial.note) if trial.note else opened.warnings
+        runtime.properties["answered_by"] = _sklearn_fast.summary(faster)
+        runtime.notes = (f"who answers: {runtime.properties['answered_by']}",)
+    runtime.warnings = tuple(w for w in (*opened.warnings, trial.note, warning) if w)
     # scikit-learn's own estimators do not change when they predict; nobody knows of others
     runtime.concurrency = options.threads if own else 1
     return runtime
 
 
-def _faster(model: Any, schema: Schema, trial: "Trial", signatures: Sequence[Signature]) -> dict[str, Faster]:
+def _exact(model: Any, schema: Schema, trial: "Trial", signatures: Sequence[Signature]) -> dict[str, Faster]:
     """Faster ways for the model's methods, proven with made-up rows of each signature, alone and together."""
     rows = [(s, count) for s in signatures for count in TRIED_ROWS]
     samples = [feed(s.name, schema)(sample(s, schema, count, count, trial.positive)) for s, count in rows]
@@ -136,6 +137,32 @@ def _faster(model: Any, schema: Schema, trial: "Trial", signatures: Sequence[Sig
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(limits=1, user_api="openmp"):
         warnings.simplefilter("ignore")
         return _sklearn_fast.faster(model, dict.fromkeys(o.method for o in trial.outputs), samples)
+
+
+def _near(
+    path: Path, model: Any, schema: Schema, trial: "Trial", signature: Signature, exact: Mapping[str, Faster]
+) -> tuple[dict[str, Faster], str]:
+    """A session of onnxruntime for the methods it can answer, the exact ways for the others, and what to warn of."""
+    if exact and all(f.least for f in exact.values()):
+        return dict(exact), ""
+    own = {o.method: getattr(model, o.method) for o in trial.outputs} | in_use(exact)
+    width = len(schema.columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if trial.note:
+                raise _sklearn_onnx.Unfit("made-up rows do not fit it")
+            drawn = feed(signature.name, schema)(sample(signature, schema, _sklearn_onnx.ROWS, 0, trial.positive))
+            rows = [drawn, *_sklearn_onnx.learnt_rows(model, width), *_sklearn_onnx.sample_file(path, width)]
+            made = _sklearn_onnx.converted(model, own, rows)
+        except _sklearn_onnx.Unfit as reason:
+            return dict(exact), f"accelerate=onnx is not used for {path.name}: {reason}"
+    warning = f"accelerate=onnx changes labels of {path.name}: {made.found}" if made.found.labels else ""
+    return dict(exact) | {name: Faster(made.how, method) for name, method in made.methods.items()}, warning
+
+
+def in_use(found: Mapping[str, Faster]) -> dict[str, Method]:
+    return {name: f.method for name, f in found.items() if f.method is not None}
 
 
 def _signatures(schema: Schema, trial: Trial) -> tuple[Signature, ...]:

@@ -354,7 +354,7 @@ def test_acceleration_can_be_turned_off(tmp_path: Path) -> None:
     runtime = served(fitted("forest"), tmp_path, accelerate="off")
     assert "answered_by" not in runtime.properties
     assert runtime._methods["predict"].__self__.n_estimators == 20  # type: ignore[attr-defined]
-    with pytest.raises(ModelLoadError, match="accelerate is 'gpu'.*exact, off"):
+    with pytest.raises(ModelLoadError, match="accelerate is 'gpu'.*exact, onnx, off"):
         served(fitted("forest"), tmp_path, accelerate="gpu")
 
 
