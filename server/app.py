@@ -20,7 +20,7 @@ from server.example import curl
 from server.grpc_calls import GrpcCalls
 from server.grpc_fast import FastGrpcEdge
 from server.http_api import Edge
-from server.http_fast import FastProtocol
+from server.http_fast import FastProtocol, Heads
 from server.http_protocol import HttpProtocol
 from server.inference import Inference
 from server.life import Life
@@ -57,10 +57,12 @@ class Predictor:
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
         json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
         self.sink = Sink(sys.stderr.fileno())
-        self.access_log = AccessLog(self.sink, json) if settings.access_log else None
+        self.access_log = AccessLog(self.sink, json, settings.access_log_sample) if settings.access_log else None
         self.inference = Inference(self.registry, settings, self.metrics, self.access_log, self.executor)
         self.edge = Edge(self.inference, self.life)
-        protocol = partial(FastProtocol, self.inference, self.life) if settings.http_fast else partial(HttpProtocol, settings)
+        protocol = (
+            partial(FastProtocol, self.inference, self.life, Heads()) if settings.http_fast else partial(HttpProtocol, settings)
+        )
         config = uvicorn.Config(
             self.edge,
             loop="none",

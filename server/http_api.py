@@ -6,7 +6,6 @@ FastAPI application.  Both ways call the same `Inference`.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from server import docs
 from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
-from server.inference import Answer, Call, Inference, error_answer, error_body, too_large
+from server.inference import Answer, Asked, Call, Headers, Inference, error_answer, error_body, too_large
 from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.models import Registry, State, Version, facts
 from server.protocols import v2_json
@@ -108,8 +107,7 @@ async def _send(send: Send, answer: Answer, rest: Receive | None) -> None:
 
     Closing a connection on a client that is sending resets it, and the client never reads why.
     """
-    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer)})
     await send({"type": "http.response.body", "body": answer.body, "more_body": rest is not None})
     if rest is not None:
         with contextlib.suppress(TimeoutError):
@@ -123,23 +121,32 @@ async def answer_inference(
     inference: Inference, protocol: str, model: str, version: str, scope: Scope, receive: Receive
 ) -> Answer:
     """Read the body, infer, and stop caring when the client hangs up."""
-    started = time.perf_counter()
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     settings = inference.settings
-    call = Call(protocol, model, version, scope["path"], headers, b"", started)
+    call = Call(Asked.of((protocol, model, version), scope["path"], headers))
     try:
-        body = await read_body(receive, headers, settings.max_body_bytes, settings.receive_timeout)
+        call.body = await read_body(receive, headers, settings.max_body_bytes, settings.receive_timeout)
     except ServingError as error:
-        return closing(inference.refused(call, error))
-    call = call._replace(body=body)
-    if inference.answers_at_once(model, version, len(body)):
-        return await inference.rest(call)
-    return await _unless_gone(inference.rest(call), receive)
+        return _identified(closing(inference.refused(call, error)), call)
+    if inference.answers_at_once(model, version, len(call.body)):
+        answer = await inference.rest(call)
+    else:
+        answer = await _unless_gone(inference.rest(call), receive)
+    return _identified(answer, call)
+
+
+def _identified(answer: Answer, call: Call) -> Answer:
+    header = (b"x-request-id", call.request_id.encode("latin-1", "replace"))
+    return answer._replace(headers=[*answer.headers, header])
+
+
+def _headers(answer: Answer) -> Headers:
+    return [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
 
 
 def closing(answer: Answer) -> Answer:
     """The answer to a request that has not been read to its end, so that the connection can't be used again."""
-    return Answer(answer.status, [*answer.headers, CLOSE], answer.body)
+    return answer._replace(headers=[*answer.headers, CLOSE])
 
 
 async def read_body(receive: Receive, headers: dict[str, str], limit: int, timeout: float) -> bytes:
@@ -305,7 +312,7 @@ def _add_inference(api: FastAPI, inference: Inference) -> None:
     async def infer(protocol: str, model: str, version: str, request: Request) -> Response:
         answer = await answer_inference(inference, protocol, model, version, request.scope, request.receive)
         response = Response(answer.body, answer.status)
-        response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+        response.raw_headers = _headers(answer)
         return response
 
     v2: dict[str, Any] = {"tags": ["inference"], "responses": docs.INFER_ANSWERS, "openapi_extra": docs.V2_BODY}
@@ -330,7 +337,7 @@ def _add_errors(api: FastAPI) -> None:
         if isinstance(error, RequestTooLarge | DeadlineExceeded):
             answer = closing(answer)
         response = Response(answer.body, answer.status)
-        response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+        response.raw_headers = _headers(answer)
         return response
 
     @api.exception_handler(HTTPException)

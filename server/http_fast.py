@@ -1,49 +1,108 @@
-"""The fast lane: plain inference requests answered straight from the HTTP parser, without ASGI.
+"""The fast lane: plain inference requests answered straight from what a socket read, without ASGI.
 
 A request is plain when nothing about it is unusual: POST to an inference route over HTTP/1.1, a Content-Length that fits
 in one buffer, no Expect, no Transfer-Encoding, nothing still being answered on its connection. All else takes
 uvicorn's own way to the same `Inference`. `--http_fast=false` sends everything there; the wire tests run both ways.
+
+Clients send the same head again and again. What the parser made of one is kept, and a request that comes in one piece
+behind the same bytes is not parsed any more.
 """
 
-import asyncio
 import time
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from server.errors import DeadlineExceeded, RequestCancelled
 from server.http_api import CLOSE, closing, inference_target
 from server.http_protocol import HttpProtocol
-from server.inference import Answer, Call, Inference
+from server.inference import Answer, Asked, Call, Headers, Inference
 from server.life import Life
+from server.work import Work
 
 # A longer body is read with back-pressure, which is uvicorn's business.
 LARGEST_BODY = 64 * 1024
+# Heads that are kept, how long they may be, and how many that came once are remembered.
+MOST_HEADS, LARGEST_KEPT, MOST_SEEN = 1024, 4096, 8192
+_END = b"\r\n\r\n"
+_ID_AT = len(b"\r\nx-request-id: ")
 _UNUSUAL = frozenset(("expect", "transfer-encoding", "upgrade"))
 
 
-class FastCall:
+class Head(NamedTuple):
+    """A plain request's head.  `length` is the body's in bytes."""
+
+    asked: Asked
+    length: int
+    keep_alive: bool
+
+
+class Heads:
+    """The heads that were seen lately, for all connections of a process: by their bytes, but for those of a request's id."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, Head] = {}
+        self._seen: set[int] = set()
+        self.find = self._kept.get
+        # how the last answer began, and of what that was made
+        self._opening: tuple[Any, ...] = (0, None, None, b"")
+
+    def opening(self, status: int, headers: Headers, defaults: Headers) -> bytes:
+        """An answer's head up to what only it has.  `defaults` are the server's own, a new list where they change."""
+        was_status, was_headers, was_defaults, opening = self._opening
+        if status == was_status and headers is was_headers and defaults is was_defaults:
+            kept: bytes = opening
+            return kept
+        opening = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % one for one in (*defaults, *headers)])
+        self._opening = status, headers, defaults, opening
+        return opening
+
+    def keep(self, raw: bytes, head: Head) -> None:
+        """From the second time on that it is seen: what comes once would only push others out."""
+        number = hash(raw)
+        if number not in self._seen:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
+            self._seen.add(number)
+            return
+        self._seen.discard(number)
+        if len(self._kept) >= MOST_HEADS:
+            # rather all of them than a look at their order on each request
+            self._kept.clear()
+        self._kept[raw] = head
+
+
+def without_id(head: bytes) -> tuple[bytes, str]:
+    """A head without the value of its X-Request-Id, and that value; as it is where there is none that is plain.
+
+    Proxies and tracers give each request another, which does not make it another head.
+    """
+    start = head.find(b"\r\nx-request-id: ")
+    if start < 0:
+        start = head.find(b"\r\nX-Request-Id: ")
+        if start < 0:
+            return head, ""
+    start += _ID_AT
+    stop = head.find(b"\r\n", start)
+    value = head[start:stop]
+    if not value.replace(b"-", b"").isalnum():
+        return head, ""
+    return head[:start] + head[stop:], value.decode()
+
+
+class FastCall(Call):
     """One plain request in the place of uvicorn's request-response cycle: what its connection asks of one is here."""
 
-    __slots__ = (
-        "body",
-        "disconnected",
-        "headers",
-        "keep_alive",
-        "more_body",
-        "path",
-        "response_complete",
-        "started",
-        "target",
-        "task",
-    )
+    __slots__ = ("disconnected", "head", "keep_alive", "more_body", "response_complete", "work")
 
-    def __init__(self, target: tuple[str, str, str], path: str, headers: dict[str, str], keep_alive: bool) -> None:
-        self.target, self.path, self.headers, self.keep_alive = target, path, headers, keep_alive
-        self.started = time.perf_counter()
-        self.body = bytearray()
+    def __init__(self, head: Head, request_id: str = "") -> None:
+        # what its base does, without the call
+        asked = self.asked = head.asked
+        self.request_id, self.body, self.started = request_id or asked.request_id, b"", time.perf_counter()
+        self.head, self.keep_alive = head, head.keep_alive
         self.more_body, self.response_complete, self.disconnected = True, False, False
-        self.task: asyncio.Task[None] | None = None
+        self.work: Work | None = None
 
     @property
     def message_event(self) -> "FastCall":
@@ -51,11 +110,10 @@ class FastCall:
 
     def set(self) -> None:
         """Something has happened on the connection; where it was lost, nobody waits for the answer any more."""
-        if self.disconnected and self.task is not None:
-            self.task.cancel()
-
-    def call(self) -> Call:
-        return Call(*self.target, self.path, self.headers, bytes(self.body), self.started)
+        work = self.work
+        if self.disconnected and work is not None:
+            self.work = None
+            work.cancel()
 
 
 class FastProtocol(HttpProtocol):
@@ -63,23 +121,43 @@ class FastProtocol(HttpProtocol):
 
     cycle: Any
 
-    def __init__(self, inference: Inference, life: Life, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, inference: Inference, life: Life, heads: Heads, *args: Any, **kwargs: Any) -> None:
         super().__init__(inference.settings, *args, **kwargs)
-        self._inference, self._life = inference, life
+        self._inference, self._life, self._heads = inference, life, heads
         self._largest = min(LARGEST_BODY, inference.settings.max_body_bytes)
-        self._late_body: asyncio.TimerHandle | None = None
+        self._late_body: Any = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._body_is_here()
         if type(self.cycle) is FastCall and self.cycle.more_body:
-            self._inference.refused(self.cycle.call(), RequestCancelled("the client has gone"))
+            self._inference.refused(self.cycle, RequestCancelled("the client has gone"))
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        cycle = self.cycle
+        raw = b""
+        if not self._head_bytes and (cycle is None or cycle.response_complete):
+            end = data.find(_END, 0, LARGEST_KEPT) + len(_END)
+            if end >= len(_END):
+                raw, request_id = without_id(data[:end])
+            head = self._heads.find(raw)
+            if head is not None and len(data) - end == head.length and not self.flow.write_paused:
+                self._head_is_here()
+                self.cycle = cycle = FastCall(head, request_id)
+                cycle.body = data[end:]
+                self._begin(cycle)
+                return
         super().data_received(data)
         cycle = self.cycle
-        if type(cycle) is FastCall and cycle.more_body and self._late_body is None:
-            self._late_body = self.loop.call_later(self._seconds, self._give_up)
+        if type(cycle) is not FastCall:
+            return
+        if cycle.more_body:
+            if self._late_body is None:
+                self._late_body = self.loop.call_later(self._seconds, self._give_up)
+        elif raw and len(cycle.body) == len(data) - end and cycle.asked.wrong is None:
+            # as much in the body as behind the first blank line: the parser, too, took the head to end there
+            head = cycle.head
+            self._heads.keep(raw, head._replace(asked=head.asked._replace(request_id="")) if request_id else head)
 
     def on_headers_complete(self) -> None:
         plain = self._plain()
@@ -87,20 +165,17 @@ class FastProtocol(HttpProtocol):
             super().on_headers_complete()
         else:
             self._head_is_here()
-            self.cycle = plain
+            self.cycle = FastCall(plain)
 
     def on_message_complete(self) -> None:
         cycle = self.cycle
         if type(cycle) is not FastCall:
             super().on_message_complete()
         elif cycle.more_body:
-            cycle.more_body = False
             self._body_is_here()
-            cycle.task = self.loop.create_task(self._answer(cycle))
-            self.tasks.add(cycle.task)
-            cycle.task.add_done_callback(self.tasks.discard)
+            self._begin(cycle)
 
-    def _plain(self) -> FastCall | None:
+    def _plain(self) -> Head | None:
         url = self.url
         if not url.endswith((b"/infer", b":predict")) or b"%" in url or b"?" in url or not self._between_requests():
             return None
@@ -114,27 +189,27 @@ class FastProtocol(HttpProtocol):
             return None
         path = url.decode("latin-1")
         target = inference_target({"path": path})
-        return None if target is None else FastCall(target, path, headers, parser.should_keep_alive())
+        return None if target is None else Head(Asked.of(target, path, headers), int(length), parser.should_keep_alive())
 
-    async def _answer(self, cycle: FastCall) -> None:
-        answer = await self._inference.rest(cycle.call())
-        self._write(cycle, answer)
+    def _begin(self, cycle: FastCall) -> None:
+        cycle.more_body = False
+        work = Work(self._inference.rest(cycle), partial(self._write, cycle))
+        # each refers to the other only for as long as it may be cancelled, or the garbage collector would have to find them
+        cycle.work = None if cycle.response_complete else work
 
     def _write(self, cycle: FastCall, answer: Answer) -> None:
         transport = self.transport
         cycle.response_complete = True
+        cycle.work = None
         if transport.is_closing():
             return
         keep_alive = cycle.keep_alive and not self._life.draining
-        parts = [STATUS_LINE[answer.status]]
-        for name, value in self.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        for name, value in answer.headers:
-            parts += (name, b": ", value, b"\r\n")
-        if not keep_alive and CLOSE not in answer.headers:
-            parts.append(b"connection: close\r\n")
-        parts += (b"content-length: %d\r\n\r\n" % len(answer.body), answer.body)
-        transport.write(b"".join(parts))
+        status, headers, body = answer
+        opening = self._heads.opening(status, headers, self.server_state.default_headers)
+        if not keep_alive and CLOSE not in headers:
+            opening += b"connection: close\r\n"
+        named = cycle.request_id.encode("latin-1", "replace")
+        transport.write(b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (opening, named, len(body), body))
         if not keep_alive:
             transport.close()
         self.on_response_complete()
@@ -148,4 +223,4 @@ class FastProtocol(HttpProtocol):
         cycle = self.cycle
         cycle.more_body, cycle.keep_alive = False, False
         error = DeadlineExceeded(f"the request's body did not arrive within {self._seconds:g} s")
-        self._write(cycle, closing(self._inference.refused(cycle.call(), error)))
+        self._write(cycle, closing(self._inference.refused(cycle, error)))

@@ -24,6 +24,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._limit, self._seconds = settings.limit_connections, settings.receive_timeout
         self._head_bytes = 0
         self._late: asyncio.TimerHandle | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -34,16 +36,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
+        if self._idle is not None:
+            self._idle.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._between_requests():
             data = without_h2c(data)
+        answered_at = self._answered_at
         super().data_received(data)
         if len(self.pipeline) > MOST_PIPELINED:
             # it asks faster than it reads; an error would be taken for an answer to one of its requests
             self.transport.abort()
-        if self._between_requests() and not self.transport.is_closing():
+        # what was answered on the spot was no part of a head
+        if self._between_requests() and self._answered_at == answered_at and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > LARGEST_HEAD:
                 self._refuse(431, f"the request's headers are more than {LARGEST_HEAD} bytes")
@@ -53,6 +59,29 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_is_here()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn has it, but with one timer for all of a connection's pauses: one for each costs a tenth of a request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._answered_at = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        rest = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if not self._between_requests() or self._late is not None:
+            # whoever asks is waited for by other clocks, and counts as idle from the answer on
+            rest = self.timeout_keep_alive
+        if rest > 0:
+            self._idle = self.loop.call_later(rest, self._close_if_idle)
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "this is not a valid HTTP/1.1 request")

@@ -13,20 +13,26 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from server.batcher import IN_THREAD, aside
+from server import plans
+from server.batcher import IN_THREAD, Job, Result, aside
 from server.errors import InvalidRequest, RequestCancelled, RequestTooLarge, RuntimeFailed, ServingError
 from server.log import log
-from server.models import Registry
+from server.models import ModelHandle, Registry
+from server.plans import Kept, Parts, Plan
 from server.protocols import encoding, v1, v2_grpc, v2_json
 from server.protocols.status import status_of
 from server.settings import Settings
 from server.telemetry import AccessLog, Metrics, Record
-from server.tensors import InferResponse
+from server.tensors import Array, InferRequest, InferResponse, Timing, made
 
 # Errors quote what they were sent, which may be megabytes.
 LONGEST_ERROR = 2000
 
 Headers = list[tuple[bytes, bytes]]
+# What a request's numbers stand behind.
+_V1_KEY, _V2_KEY = b'"instances":', b'"data":'
+# The version that ran a call, its rows, and where the time went.
+Ran = tuple[ModelHandle, int, Timing]
 JSON: Headers = [(b"content-type", b"application/json")]
 _BINARY: Headers = [(b"content-type", b"application/octet-stream")]
 
@@ -39,16 +45,54 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Call(NamedTuple):
-    """One inference call over HTTP.  `headers` has lower-case names; `started` is on `time.perf_counter`'s clock."""
+class Asked(NamedTuple):
+    """What the head of an inference call over HTTP says: the same for many calls, so it is read once and kept.
+
+    `timeout` in seconds, None for none.  `wrong` is what is the matter with the head, where that is so.
+    """
 
     protocol: str
     model: str
     version: str
     path: str
-    headers: Mapping[str, str]
-    body: bytes
-    started: float
+    request_id: str = ""
+    timeout: float | None = None
+    encoding: str = ""
+    accepts: str = ""
+    # the bytes of a body's JSON, where tensors follow it
+    json_length: str | None = None
+    wrong: ServingError | None = None
+
+    @classmethod
+    def of(cls, target: tuple[str, str, str], path: str, headers: Mapping[str, str]) -> "Asked":
+        """`target` is (protocol, model, version); `headers` have lower-case names."""
+        timeout, wrong = None, None
+        try:
+            timeout = _header_timeout(headers)
+        except InvalidRequest as error:
+            wrong = error
+        get = headers.get
+        return cls(
+            *target,
+            path,
+            get("x-request-id", ""),
+            timeout,
+            get("content-encoding", ""),
+            get("accept-encoding", ""),
+            get(v2_json.HEADER_LENGTH),
+            wrong,
+        )
+
+
+class Call:
+    """One inference call over HTTP; `started` is on `time.perf_counter`'s clock."""
+
+    __slots__ = ("asked", "body", "request_id", "started")
+
+    def __init__(self, asked: Asked, request_id: str = "") -> None:
+        self.asked, self.request_id = asked, request_id or asked.request_id
+        self.body: bytes = b""
+        self.started = time.perf_counter()
 
 
 def error_text(error: ServingError) -> str:
@@ -71,6 +115,7 @@ class Inference:
         self.registry, self.settings, self.metrics = registry, settings, metrics
         self._log, self.executor = access_log, executor
         self.in_flight = 0
+        self._spans = plans.Spans()
         self._ids = (f"{prefix}-{n}" for prefix in [os.urandom(4).hex()] for n in itertools.count(1))
 
     def answers_at_once(self, model: str, version: str, nbytes: int) -> bool:
@@ -80,20 +125,45 @@ class Inference:
         except ServingError:
             return True
 
-    def _entered(self, calls: int) -> None:
-        self.in_flight += calls
-        if self.metrics.shared:
-            self.metrics.in_flight.set(self.in_flight)
+    def _tell_in_flight(self) -> None:
+        self.metrics.in_flight.set(self.in_flight)
 
     async def rest(self, call: Call) -> Answer:
         """The answer to a V1 or V2 call; errors are answers too.  Only cancellation passes through."""
-        self._entered(1)
-        request_id = call.headers.get("x-request-id") or next(self._ids)
-        response: InferResponse | None = None
+        self.in_flight += 1
+        if self.metrics.shared:
+            self._tell_in_flight()
+        asked = call.asked
+        request_id = call.request_id = call.request_id or next(self._ids)
+        ran: Ran | None = None
+        answer: Answer
         failure = ""
         try:
-            response, answer = await (self._v1 if call.protocol == "v1" else self._v2)(call)
-            answer = await self._encoded(call, answer)
+            if asked.wrong is not None:
+                raise asked.wrong
+            handle = self.registry.ready(asked.model, asked.version)
+            planned = None if asked.encoding else self._planned(asked, handle, call.body)
+            if planned is None:
+                body = await self._plain_body(call, asked) if asked.encoding else call.body
+                job, answer_id, form = await self._job(asked, handle, body)
+                response = await handle.infer(job, answer_id)
+                encode = self._encode_v2 if asked.protocol == "v2" else self._encode_v1
+                answer = await self._off_loop(response.nbytes, encode, response, form)
+                ran = handle, job.rows, response.timing
+            else:
+                # as above, without a coroutine for each step
+                job, plan = planned
+                result = await handle.batcher.submit(job)
+                written = plan.written
+                text = None if written is None else written.text(result.outputs)
+                if text is None or written is None:
+                    answer = await self._off_plan(asked, handle, plan, job, result)
+                else:
+                    answer = made(Answer, (200, written.extra, text))
+                handle.waited(result.timing.queue)
+                ran = handle, job.rows, result.timing
+            if asked.accepts and len(answer.body) >= encoding.SMALLEST:
+                answer = await self._compressed(asked.accepts, answer)
         except ServingError as error:
             self._report(error, request_id)
             failure, answer = type(error).__name__, error_answer(error)
@@ -101,40 +171,64 @@ class Inference:
             failure, answer = RequestCancelled.__name__, Answer(499, JSON, b"")
             raise
         except Exception as error:  # a bug of ours: the caller still gets an answer, and we the traceback
-            log.exception("internal error", request_id=request_id, path=call.path)
+            log.exception("internal error", request_id=request_id, path=asked.path)
             failure, answer = type(error).__name__, Answer(500, JSON, error_body(f"internal error; request id {request_id}"))
         finally:
-            self._entered(-1)
-            self._record(call.protocol, "infer", call.path, call.model, answer.status, call.started, request_id,
-                         response, len(call.body), len(answer.body), failure)  # fmt: skip
-        return _identified(answer, request_id)
+            self.in_flight -= 1
+            if self.metrics.shared:
+                self._tell_in_flight()
+            self._record(asked.protocol, "infer", asked.path, asked.model, answer.status, call.started, request_id,
+                         ran if not failure else None, len(call.body), len(answer.body), failure)  # fmt: skip
+        return answer
 
     def refused(self, call: Call, error: ServingError) -> Answer:
         """The answer to a call whose body did not come in whole, or was not wanted."""
-        request_id, answer = call.headers.get("x-request-id") or next(self._ids), error_answer(error)
-        self._record(call.protocol, "infer", call.path, call.model, answer.status, call.started, request_id,
+        call.request_id = call.request_id or next(self._ids)
+        asked, answer = call.asked, error_answer(error)
+        self._record(asked.protocol, "infer", asked.path, asked.model, answer.status, call.started, call.request_id,
                      None, len(call.body), len(answer.body), type(error).__name__)  # fmt: skip
-        return _identified(answer, request_id)
+        return answer
 
     async def grpc(self, sent: bytes, path: str, timeout: float | None, request_id: str) -> bytes:
         """The ModelInferResponse to a ModelInferRequest, both as bytes.  `timeout` in seconds from now.  Raises ServingError."""
         started = time.perf_counter()
-        self._entered(1)
-        response: InferResponse | None = None
-        code, failure, model, sent_back = "OK", "", "", 0
+        self.in_flight += 1
+        if self.metrics.shared:
+            self._tell_in_flight()
+        ran: Ran | None = None
+        code, failure, model, encoded = "OK", "", "", b""
         small = len(sent) <= IN_THREAD
         try:
-            # the small are not even asked to wait for themselves: that would cost a tenth of their whole call
-            message = v2_grpc.parse(sent) if small else await self._off_loop(len(sent), v2_grpc.parse, sent)
-            model, request_id = message.model_name, request_id or message.id
-            request = v2_grpc.decode(message) if small else await self._off_loop(len(sent), v2_grpc.decode, message)
-            if timeout is not None:
-                request.timeout = least(request.timeout, timeout)
-            request.nbytes = len(sent)
-            response = await self.registry.ready(request.model, request.version).infer(request)
-            small = response.nbytes <= IN_THREAD
-            encoded = v2_grpc.encode(response) if small else await self._off_loop(response.nbytes, v2_grpc.encode, response)
-            sent_back = len(encoded)
+            plan = None
+            found = self._spans.find(sent) if small else None
+            if found is not None:
+                model, version, parts = found
+                handle = self.registry.ready(model, version)
+                plan = Kept.of(handle).grpc.find(parts.frame)
+                if plan is not None:
+                    job = plan.job(parts.numbers, handle.deadline(least(plan.timeout, timeout)), len(sent))
+                    if job is not None and job.rows <= handle.batcher.limits.rows:
+                        request_id = request_id or plan.id
+                        result = await handle.batcher.submit(job)
+                        text = None if plan.written is None else plan.written.text(result.outputs)
+                        encoded = text if text is not None else await self._grpc_off_plan(handle, plan, job, result)
+                        handle.waited(result.timing.queue)
+                        ran = handle, job.rows, result.timing
+            if ran is None:
+                # the small are not even asked to wait for themselves: that would cost a tenth of their whole call
+                message = v2_grpc.parse(sent) if small else await self._off_loop(len(sent), v2_grpc.parse, sent)
+                model, request_id = message.model_name, request_id or message.id
+                request = v2_grpc.decode(message) if small else await self._off_loop(len(sent), v2_grpc.decode, message)
+                own, answer_id = request.timeout, request.id
+                request.timeout, request.nbytes = least(own, timeout), len(sent)
+                handle = self.registry.ready(request.model, request.version)
+                job = await handle.job(request)
+                if small:
+                    request.timeout = own
+                    self._remember(handle, sent, request, job)
+                response = await handle.infer(job, answer_id)
+                encoded = await self._off_loop(response.nbytes, v2_grpc.encode, response)
+                ran = handle, job.rows, response.timing
             return encoded
         except ServingError as error:
             self._report(error, request_id)
@@ -148,48 +242,116 @@ class Inference:
             log.exception("internal error", request_id=request_id, path=path)
             raise RuntimeFailed(f"internal error; request id {request_id}") from error
         finally:
-            self._entered(-1)
+            self.in_flight -= 1
+            if self.metrics.shared:
+                self._tell_in_flight()
             self._record("grpc", "ModelInfer", path, model, code, started, request_id,
-                         response, len(sent), sent_back, failure)  # fmt: skip
+                         ran if not failure else None, len(sent), len(encoded), failure)  # fmt: skip
 
-    async def _v2(self, call: Call) -> tuple[InferResponse, Answer]:
-        handle = self.registry.ready(call.model, call.version)
-        body, strict = await self._body(call), self.settings.strict_json
-        length = call.headers.get(v2_json.HEADER_LENGTH)
-        request, wanted = await self._off_loop(len(body), v2_json.decode, call.model, body, length, strict)
-        request.timeout = least(request.timeout, _header_timeout(call.headers))
-        request.nbytes = len(body)
-        response = await handle.infer(request)
-        text, json_length = await self._off_loop(response.nbytes, v2_json.encode, response, wanted, strict)
+    async def _grpc_off_plan(self, handle: ModelHandle, plan: Plan, job: Job, result: Result) -> bytes:
+        if not plan.is_learnt:
+            plan.learn(
+                result.outputs,
+                lambda outputs: (v2_grpc.encode(handle.response(job, result._replace(outputs=outputs), plan.id)), None),
+            )
+        response = handle.response(job, result, plan.id)
+        encoded: bytes = await self._off_loop(response.nbytes, v2_grpc.encode, response)
+        return encoded
+
+    def _remember(self, handle: ModelHandle, sent: bytes, request: InferRequest, job: Job) -> None:
+        """Keep a plan for messages such as this one, where it has one tensor whose bytes are in it as they are."""
+        kept = Kept.of(handle).grpc
+        parts = plans.message_parts(sent, request)
+        if parts is None or not kept.wanted(parts.frame):
+            return
+
+        def decode(body: bytes) -> tuple[InferRequest, None]:
+            return v2_grpc.decode(v2_grpc.parse(body)), None
+
+        plan = plans.plan_of(parts, request, None, job, decode)
+        kept.keep(parts.frame, plan)
+        if plan is not None:
+            self._spans.keep(request, parts)
+
+    def _parts(self, asked: Asked, body: bytes) -> Parts | None:
+        if len(body) > IN_THREAD:
+            return None
+        if asked.protocol == "v1":
+            return plans.json_parts(body, _V1_KEY)
+        return plans.json_parts(body, _V2_KEY) if asked.json_length is None else plans.binary_parts(body, asked.json_length)
+
+    def _planned(self, asked: Asked, handle: ModelHandle, body: bytes) -> tuple[Job, Plan] | None:
+        """The job of a call whose like has been answered before."""
+        if len(body) > IN_THREAD:
+            return None
+        kept: Kept = handle.kept or Kept.of(handle)
+        if asked.protocol == "v1" or asked.json_length is None:
+            found = kept.v2.find_json(body, _V2_KEY) if asked.protocol == "v2" else kept.v1.find_json(body, _V1_KEY)
+            if found is None:
+                return None
+            plan, numbers = found
+        else:
+            parts = plans.binary_parts(body, asked.json_length)
+            planned = None if parts is None else kept.v2.find(parts.frame)
+            if planned is None or parts is None:
+                return None
+            plan, numbers = planned, parts.numbers
+        job = plan.job(numbers, handle.deadline(least(plan.timeout, asked.timeout)), len(body))
+        return None if job is None or job.rows > handle.batcher.limits.rows else (job, plan)
+
+    async def _job(self, asked: Asked, handle: ModelHandle, body: bytes) -> tuple[Job, str, Any]:
+        """The job of a body, its id, and how its answer is to be written."""
+        strict, kept = self.settings.strict_json, Kept.of(handle)
+        decode: plans.Decode
+        if asked.protocol == "v2":
+            plans_here, decode = kept.v2, lambda body: v2_json.decode(asked.model, body, asked.json_length, strict)
+        else:
+            plans_here, decode = kept.v1, lambda body: v1.decode(asked.model, body, handle.signature_for, strict)
+        request, form = await self._off_loop(len(body), decode, body)
+        own = request.timeout
+        request.timeout, request.nbytes = least(own, asked.timeout), len(body)
+        job = await handle.job(request)
+        parts = self._parts(asked, body)
+        if parts is not None and plans_here.wanted(parts.frame):
+            request.timeout = own
+            plans_here.keep(parts.frame, plans.plan_of(parts, request, form, job, decode))
+        return job, request.id, form
+
+    async def _off_plan(self, asked: Asked, handle: ModelHandle, plan: Plan, job: Job, result: Result) -> Answer:
+        """The answer written the ordinary way, and a look at whether the next one can be written by plan."""
+        encode = self._encode_v2 if asked.protocol == "v2" else self._encode_v1
+
+        def encoded(outputs: dict[str, Array]) -> tuple[bytes, Headers]:
+            answer = encode(handle.response(job, result._replace(outputs=outputs), plan.id), plan.extra)
+            return answer.body, answer.headers
+
+        if not plan.is_learnt:
+            plan.learn(result.outputs, encoded)
+        response = handle.response(job, result, plan.id)
+        answer: Answer = await self._off_loop(response.nbytes, encode, response, plan.extra)
+        return answer
+
+    def _encode_v2(self, response: InferResponse, wanted: v2_json.Wanted) -> Answer:
+        text, json_length = v2_json.encode(response, wanted, self.settings.strict_json)
         if json_length is None:
-            return response, Answer(200, JSON, text)
-        return response, Answer(200, [*_BINARY, (v2_json.HEADER_LENGTH.encode(), str(json_length).encode())], text)
+            return made(Answer, (200, JSON, text))
+        return Answer(200, [*_BINARY, (v2_json.HEADER_LENGTH.encode(), str(json_length).encode())], text)
 
-    async def _v1(self, call: Call) -> tuple[InferResponse, Answer]:
-        handle = self.registry.ready(call.model, call.version)
-        body, strict = await self._body(call), self.settings.strict_json
-        request, form = await self._off_loop(len(body), v1.decode, call.model, body, handle.signature_for, strict)
-        request.timeout, request.nbytes = _header_timeout(call.headers), len(body)
-        response = await handle.infer(request)
-        return response, Answer(200, JSON, await self._off_loop(response.nbytes, v1.encode, response, form, strict))
+    def _encode_v1(self, response: InferResponse, form: v1.Form) -> Answer:
+        return Answer(200, JSON, v1.encode(response, form, self.settings.strict_json))
 
     def _off_loop(self, size: int, work: Any, *args: Any) -> Awaitable[Any]:
         """The work on that many bytes done: here if it is little, else in a thread."""
         return aside(self.executor, size, work, *args)
 
-    async def _body(self, call: Call) -> bytes:
-        used = call.headers.get("content-encoding")
-        if not used:
-            return call.body
+    async def _plain_body(self, call: Call, asked: Asked) -> bytes:
         largest = len(call.body) * encoding.MOST_EXPANSION
-        plain: bytes = await self._off_loop(largest, encoding.decompress, call.body, used, self.settings.max_body_bytes)
+        limit = self.settings.max_body_bytes
+        plain: bytes = await self._off_loop(largest, encoding.decompress, call.body, asked.encoding, limit)
         return plain
 
-    async def _encoded(self, call: Call, answer: Answer) -> Answer:
-        wanted = call.headers.get("accept-encoding")
-        if not wanted or len(answer.body) < encoding.SMALLEST:
-            return answer
-        chosen = encoding.accepted(wanted)
+    async def _compressed(self, accepts: str, answer: Answer) -> Answer:
+        chosen = encoding.accepted(accepts)
         if not chosen:
             return answer
         headers = [*answer.headers, (b"content-encoding", chosen.encode()), (b"vary", b"accept-encoding")]
@@ -203,15 +365,16 @@ class Inference:
 
     def _record(
         self, protocol: str, method: str, path: str, model: str, code: int | str, started: float, request_id: str,
-        response: InferResponse | None, bytes_in: int, bytes_out: int, failure: str,
+        ran: Ran | None, bytes_in: int, bytes_out: int, failure: str,
     ) -> None:  # fmt: skip
         seconds = time.perf_counter() - started
-        if response is not None:
-            record = Record(protocol, method, path, response.model, response.version, code, seconds, request_id,
-                            response.rows, bytes_in, bytes_out, response.timing)  # fmt: skip
+        if ran is not None:
+            handle, rows, timing = ran
+            record = made(Record, (handle.name, handle.version, protocol, method, code, path, seconds, request_id,
+                                   rows, bytes_in, bytes_out, timing, ""))  # fmt: skip
         else:
             known = model if model in self.registry.names() else "unknown"
-            record = Record(protocol, method, path, known, "", code, seconds, request_id, 0, bytes_in, bytes_out, error=failure)
+            record = Record(known, "", protocol, method, code, path, seconds, request_id, 0, bytes_in, bytes_out, error=failure)
         self.metrics.observe(record)
         if self._log is not None:
             self._log.write(record)
@@ -227,14 +390,11 @@ def error_answer(error: ServingError) -> Answer:
     return Answer(status, headers, error_body(error_text(error)))
 
 
-def _identified(answer: Answer, request_id: str) -> Answer:
-    header = (b"x-request-id", request_id.encode("latin-1", "replace"))
-    return Answer(answer.status, [*answer.headers, header], answer.body)
-
-
-def least(*timeouts: float | None) -> float | None:
-    """The shortest of several timeouts in seconds, None standing for "none"."""
-    return min((t for t in timeouts if t is not None), default=None)
+def least(one: float | None, other: float | None) -> float | None:
+    """The shorter of two timeouts in seconds, None standing for "none"."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def _header_timeout(headers: Mapping[str, str]) -> float | None:

@@ -9,7 +9,7 @@ import enum
 import gc
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from server.errors import InvalidInput, InvalidRequest, ModelLoadError, ModelNot
 from server.log import log
 from server.runtime import LoadOptions, ModelFile, Runtime, load_runtime
 from server.telemetry import Metrics, ModelMetrics
-from server.tensors import Array, InferRequest, InferResponse, Signature, Tensor, datatype_of, did_you_mean
+from server.tensors import Array, InferRequest, InferResponse, Signature, Tensor, datatype_of, did_you_mean, made
 
 
 class State(enum.StrEnum):
@@ -56,15 +56,17 @@ class ModelHandle:
         self, name: str, version: str, runtime: Runtime, batcher: Batcher, metrics: ModelMetrics, timeout: float
     ) -> None:
         self.name, self.version, self.runtime, self.batcher = name, version, runtime, batcher
-        self._metrics, self._timeout = metrics, timeout
+        self.waited, self._timeout = metrics.waited, timeout
         self._by_name = {s.name: s for s in runtime.signatures}
+        # what those who call it keep of its requests, and what goes when it goes
+        self.kept: Any = None
 
     @property
     def signature(self) -> Signature:
         """The default signature."""
         return self.runtime.signatures[0]
 
-    def signature_for(self, inputs: Mapping[str, Any] | None, name: object = None) -> Signature:
+    def signature_for(self, inputs: Iterable[str] | None, name: object = None) -> Signature:
         """The signature a request means: the one it names, else the first that takes inputs of these names."""
         if name is not None:
             if not isinstance(name, str) or name not in self._by_name:
@@ -79,29 +81,37 @@ class ModelHandle:
                     return signature
         return self.signature
 
-    async def infer(self, request: InferRequest) -> InferResponse:
-        """Check, batch, predict.  Raises InvalidInput, Overloaded, DeadlineExceeded, RuntimeFailed and their like."""
+    async def job(self, request: InferRequest) -> Job:
+        """The request checked.  Raises InvalidInput and its like."""
         signature = self.signature_for(request.inputs, request.parameters.get("signature_name"))
         outputs = signature.chosen_outputs(request.outputs)
         if request.nbytes <= IN_THREAD:
             checked = signature.check(request.inputs)
         else:
             checked = await self.batcher.aside(request.nbytes, signature.check, request.inputs)
-        timeout = request.timeout
+        deadline = self.deadline(request.timeout)
+        return Job(signature, checked.arrays, checked.rows, outputs, request.parameters, deadline, nbytes=request.nbytes)
+
+    def deadline(self, timeout: float | None) -> float | None:
+        """When a request of now has to be answered, on `time.monotonic`'s clock; `timeout` in seconds is its own wish."""
         if self._timeout and (timeout is None or timeout > self._timeout):
             timeout = self._timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
-        job = Job(signature, checked.arrays, checked.rows, outputs, request.parameters, deadline, nbytes=request.nbytes)
-        result = await submit_whole(self.batcher, job)
-        self._metrics.waited(result.timing.queue)
-        return self._response(request, signature, result, checked.rows)
+        return None if timeout is None else time.monotonic() + timeout
 
-    def _response(self, request: InferRequest, signature: Signature, result: Result, rows: int) -> InferResponse:
-        bfloats = signature.bfloats
+    async def infer(self, job: Job, request_id: str) -> InferResponse:
+        """Batch, predict.  Raises Overloaded, DeadlineExceeded, RuntimeFailed and their like."""
+        result = await submit_whole(self.batcher, job)
+        self.waited(result.timing.queue)
+        return self.response(job, result, request_id)
+
+    def response(self, job: Job, result: Result, request_id: str) -> InferResponse:
+        """What has become of a job, for its caller."""
+        bfloats = job.signature.bfloats
         outputs = {
-            name: Tensor("BF16" if name in bfloats else datatype_of(array.dtype), array) for name, array in result.outputs.items()
+            name: made(Tensor, ("BF16" if name in bfloats else datatype_of(array.dtype), array))
+            for name, array in result.outputs.items()
         }
-        return InferResponse(self.name, self.version, outputs, request.id, rows, result.timing)
+        return InferResponse(self.name, self.version, outputs, request_id, job.rows, result.timing)
 
 
 @dataclass(eq=False)

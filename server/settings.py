@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     metrics_dir: str = Field("", description="folder in which the metrics of several processes meet; workers are started with it")
 
     access_log: bool = Field(True, description="one line per request on stderr")
+    access_log_sample: float = Field(
+        1.0, ge=0, le=1, description="share of the answered requests that have a line; what failed always has one"
+    )
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere")
     output: Literal["text", "json", "none"] = Field("none", description="what is printed on stdout when ready")
 

@@ -11,7 +11,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -53,6 +53,7 @@ _BY_KIND = {"f": _decoders(float | None), "i": _decoders(int), "u": _decoders(in
 _BY_DTYPE = {np.dtype(t): _decoders(_within(t)) for t in (np.float32, np.float16)}
 _DECODERS = {d.name: _BY_DTYPE.get(d.dtype) or _BY_KIND[d.dtype.kind] for d in DATATYPES.values()}
 _SMALL_FLOATS = tuple(_BY_DTYPE)
+NOT_THAT = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 
 def fast_array(raw: bytes | msgspec.Raw, datatype: Datatype) -> Array | None:
@@ -69,7 +70,7 @@ def fast_array(raw: bytes | msgspec.Raw, datatype: Datatype) -> Array | None:
         array = _in_pieces(bytes(raw), datatype, depth)
         if array is not None:
             return array
-    return _array(raw, datatype, depth)
+    return nested_array(raw, datatype, depth)
 
 
 def _in_pieces(raw: bytes, datatype: Datatype, depth: int) -> Array | None:
@@ -86,7 +87,7 @@ def _in_pieces(raw: bytes, datatype: Datatype, depth: int) -> Array | None:
     while start < end:
         found = cut.search(text, min(start + PIECE, end), end)
         stop = found.end() - 1 if found else end
-        array = _array(b"[%b]" % text[start:stop], datatype, depth)
+        array = nested_array(b"[%b]" % text[start:stop], datatype, depth)
         if array is None or not len(array) or (arrays and array.shape[1:] != arrays[0].shape[1:]) or (found and stop + 1 == end):
             return None
         arrays.append(array)
@@ -94,15 +95,22 @@ def _in_pieces(raw: bytes, datatype: Datatype, depth: int) -> Array | None:
     return np.concatenate(arrays) if arrays else None
 
 
-def _array(raw: bytes | msgspec.Raw, datatype: Datatype, depth: int) -> Array | None:
+def nested_array(raw: bytes | msgspec.Raw, datatype: Datatype, depth: int) -> Array | None:
+    """The same where it is known how deep the text nests its list, 1 to 5."""
     try:
-        values = _DECODERS[datatype.name][depth - 1].decode(raw)
+        values = decoder(datatype, depth)(raw)
         if datatype.dtype.kind == "O":
             return _text_array(values, depth)
         array = np.array(values, datatype.dtype)
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+    except NOT_THAT:
         return None
     return array if array.ndim == depth else None
+
+
+def decoder(datatype: Datatype, depth: int) -> Callable[[bytes | msgspec.Raw], list[Any]]:
+    """What makes the elements, in lists nested so deep, of a text; it raises one of `NOT_THAT`, as numpy does of uneven lists."""
+    decode: Callable[[bytes | msgspec.Raw], list[Any]] = _DECODERS[datatype.name][depth - 1].decode
+    return decode
 
 
 def _text_array(values: list[Any], depth: int) -> Array | None:
@@ -320,6 +328,16 @@ def jsonable(tensor: Tensor, name: str, flat: bool) -> Any:
     if not flat and array.ndim == 0:
         return array.item()
     return np.ascontiguousarray(array.ravel() if flat else array)
+
+
+def flat_text(tensor: Tensor, name: str, strict: bool = False) -> bytes:
+    """The JSON text of a tensor's elements in row-major order; numbers as `dump` writes them."""
+    if tensor.datatype == "BYTES":
+        return orjson.dumps(texts(tensor.array.ravel(), name))
+    flat = np.ascontiguousarray(tensor.array.ravel())
+    text = orjson.dumps(flat, default=_listed, option=orjson.OPT_SERIALIZE_NUMPY)
+    # what is not finite is null to it, and nothing else of numbers is
+    return text if strict or b"null" not in text else json.dumps(_listed(flat), separators=(",", ":")).encode()
 
 
 def dump(document: Any, arrays: Iterable[Array], strict: bool = False) -> bytes:

@@ -7,10 +7,12 @@ says what is wrong.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
+import orjson
 
 from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
 from server.protocols import json_values
@@ -258,29 +260,42 @@ def _list(value: Any, what: str) -> list[Any]:
 
 
 def encode(response: InferResponse, wanted: Wanted, strict: bool = False) -> tuple[bytes, int | None]:
-    """The answer's body, and the length of its JSON part where binary tensors follow it."""
-    outputs, arrays, tail = [], [], []
+    """The answer's body, and the length of its JSON part where binary tensors follow it.
+
+    Put together from parts that are the same each time.
+    """
+    parts = [_model_members(response.model, response.version)]
+    if response.id:
+        parts += b',"id":', orjson.dumps(response.id)
+    parts.append(b',"outputs":[')
+    tail = []
     for name, tensor in response.outputs.items():
-        entry: dict[str, Any] = {"name": name, "datatype": tensor.datatype, "shape": tensor.array.shape}
+        parts.append(_output_members(name, tensor.datatype, tensor.array.shape))
         if wanted.is_binary(name):
             raw = raw_from_tensor(name, tensor)
-            entry["parameters"] = {"binary_data_size": len(raw)}
+            parts.append(b'"parameters":{"binary_data_size":%d}},' % len(raw))
             tail.append(raw)
         else:
-            entry["data"] = json_values.jsonable(tensor, name, flat=True)
-            if not isinstance(entry["data"], list):
-                arrays.append(entry["data"])
-        outputs.append(entry)
-    document: dict[str, Any] = {"model_name": response.model}
-    if response.version:
-        document["model_version"] = response.version
-    if response.id:
-        document["id"] = response.id
-    document["outputs"] = outputs
-    text = json_values.dump(document, arrays, strict)
+            parts += b'"data":', json_values.flat_text(tensor, name, strict), b"},"
+    # the last one's comma
+    parts[-1] = parts[-1][:-1]
+    parts.append(b"]}")
+    text = b"".join(parts)
     if not tail:
         return text, None
     return b"".join([text, *tail]), len(text)
+
+
+@lru_cache(maxsize=256)
+def _model_members(model: str, version: str) -> bytes:
+    """An answer's text up to its id."""
+    return orjson.dumps({"model_name": model, **({"model_version": version} if version else {})})[:-1]
+
+
+@lru_cache(maxsize=1024)
+def _output_members(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """An output's text up to its numbers."""
+    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b","
 
 
 def metadata(
