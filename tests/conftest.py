@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import buckets
 from tests.left_out import pytest_terminal_summary  # noqa: F401
 
 # a machine may be busy: how long an example takes to make or to run says nothing of what it shows
@@ -95,6 +96,13 @@ def _line(process: subprocess.Popen, timeout: float) -> str:
 def serve():
     """Start a predictor: `with serve(path, "--flag") as server`."""
     return running
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory):
+    """An S3 server for the tests of one file."""
+    with buckets.running(tmp_path_factory.mktemp("s3")) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

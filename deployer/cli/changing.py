@@ -91,8 +91,8 @@ def _absolute(model: str, target: Where) -> str:
         return model
     if target is Where.kubernetes:
         raise DeployerError(
-            f"{model} is of this machine, and pods can't read it; put the model where they can: https:// or "
-            "a volume, pvc://CLAIM/PATH"
+            f"{model} is of this machine, and pods can't read it; put the model where they can: https://, s3://, "
+            "gs://, az:// or a volume, pvc://CLAIM/PATH"
         )
     if "://" in model:
         return model

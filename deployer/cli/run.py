@@ -27,7 +27,10 @@ class LogFormat(StrEnum):
 
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A file, a folder, model.py:Class, or a file:// URI.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A file, a folder, model.py:Class, or a URI: file, http(s), s3, gs, az.", show_default=False
+    ),
 ]
 Name = Annotated[str, typer.Option(help="The model's name in URLs; by default from the file's name.", show_default=False)]
 Runtime = Annotated[str, typer.Option(help="sklearn, onnx, tensorflow or python; by default by looking.", show_default=False)]

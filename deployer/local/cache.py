@@ -2,7 +2,7 @@
 
     DIR/models/<sha256>/…       what was fetched: a file, a file with its neighbours, or a folder
     DIR/incoming/…              what is being fetched; what a dead process left here is swept away
-    DIR/uris/<hash>.json        what an http(s) URI gave last, so that its server is asked for something newer only
+    DIR/uris/<hash>.json        what a remote URI gave last, so that its server is asked for something newer only
 
 A process of its own fetches each model (`python -m server.storage`): it can be ended at any moment, also while it hangs on
 a dead network drive, and what it runs out of is not the supervisor's.
@@ -38,6 +38,7 @@ MAX_BYTES = 10 << 30
 LOOK_EVERY = 0.1
 # What a fetching process may take to end once it has closed its stdout, in seconds.
 LAST_WORDS = 5.0
+_REMOTE = re.compile("(?:https?|s3|gs|az)://", re.I)
 
 
 @dataclass(frozen=True)
@@ -266,21 +267,21 @@ class Cache:
         with _held_lock(self._directory, wait=True):
             yield
 
-    # what http(s) URIs gave
+    # what remote URIs gave
 
     def _record(self, uri: str) -> Path:
         return self._directory / "uris" / f"{hashlib.sha256(os.fsencode(uri)).hexdigest()[:32]}.json"
 
     def _known(self, uri: str) -> dict[str, Any]:
-        known = _read(self._record(uri)) if uri.lower().startswith(("http://", "https://")) else {}
+        known = _read(self._record(uri)) if _REMOTE.match(uri) else {}
         return known if known and _held(self._entry(known["digest"]), known["name"]) else {}
 
     def _pinned(self, uri: str) -> Model | None:
-        """What an http(s) URI with a checksum can only give, where it is here: no server is asked."""
-        checksum = re.fullmatch("https?://.*#(sha256)=([0-9a-f]{64})", uri, re.S | re.I)
-        if not checksum:
+        """What a remote URI with a checksum can only give, where it is here: no server is asked."""
+        checksum = re.search("#sha256=([0-9a-f]{64})$", uri, re.I)
+        if not checksum or not _REMOTE.match(uri):
             return None
-        digest = f"sha256:{checksum[2].lower()}"
+        digest = f"sha256:{checksum[1].lower()}"
         path = self.path(digest, uri.partition("#")[0].partition("?")[0].rpartition("/")[2])
         known = path and {"digest": digest, "name": path.name, "size": _bytes_in(path.parent)}
         return self._again(uri, known) if known else None

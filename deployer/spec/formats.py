@@ -42,8 +42,9 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
             ("file", True, "a file of this machine"),
             ("http", True, "a web server"),
             ("https", True, "a web server"),
-            ("s3", False, "S3 and compatible stores"),
-            ("gs", False, "Google Cloud Storage"),
+            ("s3", True, "S3 and compatible stores"),
+            ("gs", True, "Google Cloud Storage"),
+            ("az", True, "Azure Blob Storage"),
             ("hf", False, "the Hugging Face hub"),
             ("pvc", False, "a PersistentVolumeClaim"),
             ("oci", False, "a container image"),
@@ -70,7 +71,7 @@ def not_local(uri: str) -> str:
         return ""
     return (
         f"{uri}: fetching from {scheme.called} ({scheme.name}://) is not supported yet on this platform; "
-        "download the model and give its path, or serve it over http(s)://"
+        "download the model and give its path, or a URI with http(s)://, s3://, gs:// or az://"
     )
 
 

@@ -1,6 +1,6 @@
 """A model's URI → a path on this machine: bounded, verified, and never half of it.
 
-`fetch` is for a predictor: a local model is served where it lies, one behind http(s) is kept in the user's cache folder
+`fetch` is for a predictor: a local model is served where it lies, a remote one is kept in the user's cache folder
 (`$XDG_CACHE_HOME/serveplane/models`, or `~/.cache/…`), and only downloaded again when its server has another one.
 
 `python -m server.storage URI DIR` (`bring.get`) is for an init container and the deployer's cache: it copies or downloads
@@ -53,7 +53,7 @@ def _downloads() -> Path:
 
 
 def _kept(source: Source, folder: Path) -> Path:
-    """The copy of an http(s) URI in `folder`, brought up to date.  Other processes wait for the one that downloads."""
+    """The copy of a remote URI in `folder`, brought up to date.  Other processes wait for the one that downloads."""
     # the client and the archives are not kept in the memory of predictors whose model lies here
     from server.storage.area import alone
     from server.storage.bring import Options, get

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from server.errors import FetchFailed
 from server.storage.area import Progress
-from server.storage.bring import MAX_BYTES, Options, get
+from server.storage.bring import MAX_BYTES, MAX_SECONDS, Options, get
 
 # Between two reports of progress, in seconds.
 REPORT_EVERY = 0.1
@@ -23,11 +23,16 @@ def main() -> int:
     """0 it is there, 1 it could not be had (one line on stderr), 2 asked wrongly."""
     parser = argparse.ArgumentParser(prog="python -m server.storage", description="Bring a model to this machine.")
     parser.add_argument(
-        "uri", metavar="URI", help="a path, file:// or http(s)://; - reads it from stdin, which no process list shows"
+        "uri",
+        metavar="URI",
+        help="a path, file://, http(s)://, s3://, gs:// or az://; - reads it from stdin, which no process list shows",
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="the folder to put it into")
     parser.add_argument("more", metavar="URI DIR", nargs="*", help="more of them, one after the other, each to its own folder")
     parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, metavar="N", help="the largest model (default: %(default)s)")
+    parser.add_argument(
+        "--max-seconds", type=float, default=MAX_SECONDS, metavar="S", help="the longest it may take (default: %(default)s)"
+    )
     parser.add_argument("--sha256", default="", metavar="HEX", help="the checksum the file must have")
     parser.add_argument("--etag", default="", help="of the copy you have: do nothing if the server has the same")
     parser.add_argument("--progress", action="store_true", help="JSON lines on stdout, the last one says how it ended")
@@ -41,7 +46,7 @@ def main() -> int:
     # an exception, so that nothing is left behind
     signal.signal(signal.SIGTERM, _stop)
     tell = _tell if given.progress else _quiet
-    options = Options(given.max_bytes, given.sha256, given.etag, _now_and_then(tell))
+    options = Options(given.max_bytes, given.max_seconds, given.sha256, given.etag, _now_and_then(tell))
     pairs = [(given.uri, given.directory), *zip(given.more[::2], map(Path, given.more[1::2]), strict=True)]
     return next((code for uri, directory in pairs if (code := _bring(uri, directory, options, tell))), 0)
 
@@ -90,5 +95,16 @@ def _now_and_then(tell: Callable[..., None]) -> Progress:
     return progress
 
 
+def _end() -> NoReturn:
+    """End as `main` says, at once: Python would first wait for threads that wait for a server."""
+    try:
+        code = main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end()

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from server.errors import FetchFailed
 from server.storage import local_files
 
 Progress = Callable[[int, int | None], None]
+FOREVER = float("inf")
 
 
 @contextlib.contextmanager
@@ -45,6 +47,7 @@ class Area:
     """A folder that is filled out of sight: all that goes in is counted and hashed, and on the disk before it is shown.
 
     `source` and `place`, where it will be shown, are for messages; `digests` are the files' sha256 in hex, by relative path.
+    After `deadline`, of the monotonic clock in seconds, nothing more is taken.
     """
 
     def __init__(
@@ -55,11 +58,12 @@ class Area:
         max_bytes: int,
         total: int | None = None,
         progress: Progress = lambda done, total: None,
+        deadline: float = FOREVER,
     ) -> None:
         self.root, self.source, self.size = root, source, 0
         self._place = place
         self.digests: dict[str, str] = {}
-        self._max_bytes, self._total, self._progress = max_bytes, total, progress
+        self._max_bytes, self._total, self._progress, self._deadline = max_bytes, total, progress, deadline
 
     def write(self, relative: str, chunks: Iterable[bytes]) -> str:
         """A new file with these bytes; its sha256.  Read-only, as a model never changes."""
@@ -92,6 +96,9 @@ class Area:
         if self.size > self._max_bytes:
             what = f"{self.source} has more than the {self._max_bytes} bytes that are allowed"
             raise FetchFailed("TooLarge", what, "raise the limit if that is right")
+        if time.monotonic() > self._deadline:
+            what = f"{self.source} was not here when the time for it was over, after {self.size} bytes"
+            raise FetchFailed("DownloadFailed", what, "try again, or give it more (--max-seconds)")
 
     def copy(self, origin: Path, relative: str) -> None:
         """A copy of a local file, sharing its blocks where the file system can; FetchFailed where it changes meanwhile."""

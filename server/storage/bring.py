@@ -1,20 +1,26 @@
-"""A model into a folder, whole or not at all: from a server or from this machine, packed or not."""
+"""A model into a folder, whole or not at all: from a server, a bucket or this machine, packed or not."""
 
 import contextlib
+import os
 import shutil
 import tempfile
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.errors import FetchFailed
-from server.storage import local_files, unpack
+from server.storage import local_files, objects, stores, unpack
 from server.storage.addresses import shown
 from server.storage.area import Area, Progress, alone, unwritable
 from server.storage.download import Offer, Patience, retrieve
 from server.storage.uri import Source, check, parse
 
 MAX_BYTES = 10 << 30
+MAX_SECONDS = 7200.0
 INCOMING = ".incoming-"
+# What is out of sight is called: one file as it came, and what will be shown.
+_PACKED, _MODEL = "download", "model"
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Fetched:
 
     `path` is what to serve: a file, a folder, or model.py:Class.  `name` is its name, an archive's without the ending.
     `digest` ("sha256:…") tells the content: of one file as sha256sum has it, of several as the sha256 of sha256sum's
-    lines, sorted by path.  `size` is in bytes.  `etag` is the server's, empty without.
+    lines, sorted by path.  `size` is in bytes.  `etag` is the server's, or of all that was listed; empty without.
     """
 
     path: Path
@@ -35,9 +41,13 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Options:
-    """`max_bytes` holds for what is downloaded, and again for what is unpacked; `etag` is of a copy that is here already."""
+    """`max_bytes` holds for what is downloaded, and again for what is unpacked; `max_seconds` for all of it together.
+
+    `etag` is of a copy that is here already.
+    """
 
     max_bytes: int = MAX_BYTES
+    max_seconds: float = MAX_SECONDS
     sha256: str = ""
     etag: str = ""
     progress: Progress = lambda done, total: None
@@ -47,14 +57,32 @@ class Options:
 _DEFAULT = Options()
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What is brought from where (`name`, for messages) to where; `staging` is a folder out of sight."""
+
+    source: Source
+    name: str
+    directory: Path
+    staging: Path
+    options: Options
+    deadline: float
+
+    def area(self, folder: str = "", total: int | None = None, progress: Progress = lambda done, total: None) -> Area:
+        root, limit = self.staging / folder, self.options.max_bytes
+        return Area(root, self.directory, self.name, limit, total, progress, self.deadline)
+
+
 def get(uri: str, directory: Path, options: Options = _DEFAULT) -> Fetched | None:
     """Put the model at `uri` into `directory`, which is made if need be; None where `options.etag` is still the server's.
 
     FetchFailed says why not, and then nothing of it is there.  Files of the same names are replaced, others left alone.
     A single file appears at once; of several each does.
     """
+    uri, environ = stores.named(uri, os.environ)
     source = parse(uri)
     source = replace(source, sha256=options.sha256.lower() or source.sha256)
+    deadline = time.monotonic() + options.max_seconds
     with contextlib.ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -65,70 +93,100 @@ def get(uri: str, directory: Path, options: Options = _DEFAULT) -> Fetched | Non
         except OSError as error:
             raise unwritable(directory, error) from error
         stack.callback(shutil.rmtree, staging, ignore_errors=True)
-        if source.path is None:
-            return _from_server(source, directory, staging, options)
-        return _from_here(source, source.path, directory, staging, options)
+        job = _Job(source, shown(source.uri), directory, staging, options, deadline)
+        if source.path is not None:
+            return _from_here(replace(job, name=str(source.path)), source.path)
+        if source.is_in_bucket or stores.is_azure(source.uri, environ):
+            return _from_bucket(job, environ)
+        return _from_server(job)
 
 
-def _from_server(source: Source, directory: Path, staging: Path, options: Options) -> Fetched | None:
-    packed = staging / "download"
-    uri = shown(source.uri)
+def _from_server(job: _Job) -> Fetched | None:
+    packed = job.staging / _PACKED
 
     def take(offer: Offer) -> tuple[str, str, str]:
-        _fits(offer.total, staging, options.max_bytes, uri)
-        unpacked = unpack.is_archive(offer.name)
+        _fits(offer.total, job)
+        # a kind of archive that is not unpacked is refused before its bytes come
+        unpack.is_archive(offer.name)
         with contextlib.suppress(FileNotFoundError):
             packed.unlink()
-        area = Area(staging, directory, uri, options.max_bytes, offer.total, options.progress)
+        area = job.area(total=offer.total, progress=job.options.progress)
         found = area.write(packed.name, offer.chunks)
         if not area.size:
-            raise FetchFailed("DownloadFailed", f"{uri} is empty (0 bytes)", "upload the file again")
-        return offer.name if not unpacked else f"{unpack.stem(offer.name)}/", found, offer.etag
+            raise FetchFailed("DownloadFailed", f"{job.name} is empty (0 bytes)", "upload the file again")
+        return offer.name, found, offer.etag
 
     # a copy with that etag may not be the one with this checksum
-    etag = "" if source.sha256 else options.etag
-    taken = retrieve(source.uri, take, etag=etag, patience=options.patience)
+    etag = "" if job.source.sha256 else job.options.etag
+    taken = retrieve(job.source.uri, take, etag=etag, patience=job.options.patience)
     if taken is None:
         return None
     name, found, etag = taken
-    check(source.sha256, found, uri)
-    area = Area(staging / "model", directory, uri, options.max_bytes)
-    if name.endswith("/"):
-        return replace(_unpacked(packed, name[:-1], area, directory, options.max_bytes), etag=etag)
+    return replace(_opened(job, packed, name, found), etag=etag)
+
+
+def _from_bucket(job: _Job, environ: Mapping[str, str]) -> Fetched | None:
+    # its library is loaded where there is something for it to do
+    from server.storage import buckets
+
+    store = stores.locate(job.source.uri, buckets.with_profile(environ))
+    with buckets.opened(store, job.options.patience) as bucket:
+        plan = objects.plan(store, bucket.listing())
+        if job.options.etag == plan.etag != "" and not job.source.sha256:
+            return None
+        _fits(plan.size, job)
+        # an archive is one too where it is all that a folder holds
+        is_one = len(plan.items) == 1 and (not plan.is_folder or unpack.is_archive(plan.items[0].path))
+        if job.source.sha256 and not is_one:
+            raise local_files.no_one_checksum(job.name)
+        area = job.area("" if is_one else _MODEL, plan.size, job.options.progress)
+        with bucket.contents(plan.items) as contents:
+            for item, chunks in contents:
+                area.write(_PACKED if is_one else item.path, chunks)
+    if is_one:
+        name = plan.items[0].path.rpartition("/")[2]
+        return replace(_opened(job, area.root / _PACKED, name, area.digests[_PACKED]), etag=plan.etag)
+    area.publish()
+    return Fetched(job.directory, plan.name, area.digest(), area.size, plan.etag)
+
+
+def _opened(job: _Job, packed: Path, name: str, found: str) -> Fetched:
+    """What one downloaded file is: an archive's content, or itself.  `found` is its sha256."""
+    check(job.source.sha256, found, job.name)
+    if unpack.is_archive(name):
+        return _unpacked(job, packed, unpack.stem(name))
+    area = job.area(_MODEL)
     area.move(packed, name, found)
     area.publish()
-    return Fetched(directory / name, name, f"sha256:{found}", area.size, etag)
+    return Fetched(job.directory / name, name, f"sha256:{found}", area.size)
 
 
-def _from_here(source: Source, path: Path, directory: Path, staging: Path, options: Options) -> Fetched:
+def _from_here(job: _Job, path: Path) -> Fetched:
     chosen = local_files.choose(path)
-    _fits(chosen.size, staging, options.max_bytes, str(path))
-    if source.sha256 and (chosen.is_folder or len(chosen.files) > 1):
-        raise FetchFailed(
-            "ChecksumMismatch", f"{path} is more than one file, which has no one checksum", "pack it, or leave it out"
-        )
+    _fits(chosen.size, job)
+    if job.source.sha256 and (chosen.is_folder or len(chosen.files) > 1):
+        raise local_files.no_one_checksum(job.name)
     unpacked = not chosen.is_folder and unpack.is_archive(chosen.name)
-    root = staging / ("packed" if unpacked else "model")
-    area = Area(root, directory, str(path), options.max_bytes, chosen.size, options.progress)
+    area = job.area("packed" if unpacked else _MODEL, chosen.size, job.options.progress)
     for relative in chosen.files:
         area.copy(chosen.root / relative, relative)
-    if source.sha256:
-        check(source.sha256, area.digests[chosen.name], source.uri)
+    if job.source.sha256:
+        check(job.source.sha256, area.digests[chosen.name], job.source.uri)
     if unpacked:
-        inside = Area(staging / "model", directory, str(path), options.max_bytes)
-        return _unpacked(area.root / chosen.name, unpack.stem(chosen.name), inside, directory, options.max_bytes)
+        return _unpacked(job, area.root / chosen.name, unpack.stem(chosen.name))
     area.publish()
     if chosen.is_folder:
-        return Fetched(directory, chosen.name, area.digest(), area.size)
+        return Fetched(job.directory, chosen.name, area.digest(), area.size)
     digest = area.digest(kind="files\n") if len(chosen.files) > 1 else f"sha256:{area.digests[chosen.files[0]]}"
-    return Fetched(directory / chosen.name, chosen.name, digest, area.size)
+    return Fetched(job.directory / chosen.name, chosen.name, digest, area.size)
 
 
-def _unpacked(packed: Path, name: str, area: Area, directory: Path, max_bytes: int) -> Fetched:
-    for member, pieces in unpack.members(packed, area.source, max_bytes):
+def _unpacked(job: _Job, packed: Path, name: str) -> Fetched:
+    area, directory = job.area(_MODEL), job.directory
+    for member, pieces in unpack.members(packed, job.name, job.options.max_bytes):
         area.write(member, pieces)
     if not area.digests:
-        raise FetchFailed("BadArchive", f"{area.source} holds no files", "pack it again")
+        raise FetchFailed("BadArchive", f"{job.name} holds no files", "pack it again")
     packed.unlink()
     area.publish()
     # an archive of one folder is that folder; what file managers add beside it does not count
@@ -142,16 +200,14 @@ def _unpacked(packed: Path, name: str, area: Area, directory: Path, max_bytes: i
     return Fetched(inner, name if inner == directory else only, area.digest(prefix=prefix), area.size)
 
 
-def _fits(size: int | None, folder: Path, max_bytes: int, source: str) -> None:
+def _fits(size: int | None, job: _Job) -> None:
     """FetchFailed, before anything is written, where so many bytes are too many."""
     if size is None:
         return
-    if size > max_bytes:
-        raise FetchFailed(
-            "TooLarge", f"{source} has {size} bytes, and {max_bytes} are allowed", "raise the limit if that is right"
-        )
-    free = shutil.disk_usage(folder).free
+    limit = job.options.max_bytes
+    if size > limit:
+        raise FetchFailed("TooLarge", f"{job.name} has {size} bytes, and {limit} are allowed", "raise the limit if that is right")
+    free = shutil.disk_usage(job.staging).free
     if size > free:
-        raise FetchFailed(
-            "DiskFull", f"{source} has {size} bytes, and {folder.parent} has {free} left", "make room, and try again"
-        )
+        what = f"{job.name} has {size} bytes, and {job.directory} has {free} left"
+        raise FetchFailed("DiskFull", what, "make room, and try again")

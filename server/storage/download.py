@@ -66,7 +66,7 @@ def _failed(what: str, remedy: str = "") -> FetchFailed:
     return FetchFailed("DownloadFailed", what, remedy)
 
 
-class _Again(Exception):
+class Again(Exception):
     """Worth another try; the text completes a sentence that begins with the URL.  `wait`: seconds the server asks for."""
 
     def __init__(self, what: str, wait: float = 0.0) -> None:
@@ -104,14 +104,14 @@ def retrieve(
     target, rules = parse(url), _Rules(patience, addresses, etag)
     if target.path.partition("?")[0].endswith("/"):
         raise _folder(target)
-    again = _Again("was not tried")
+    again = Again("was not tried")
     for number in range(patience.tries):
         if number:
             sleep(max(again.wait, chance() * min(patience.longest, patience.pause * 2 ** (number - 1))))
         try:
             with _asked(target, rules) as offer:
                 return None if offer is None else take(offer)
-        except _Again as error:
+        except Again as error:
             again = error
     raise _failed(f"{target} {again} (tried {patience.tries} times)", "check that the server and the network work, and try again")
 
@@ -163,7 +163,7 @@ def _answer(target: Target, before: Zone | None, rules: _Rules) -> Iterator[tupl
     try:
         stream, at, prefix, headers = _connected(target, before, rules)
     except (OSError, http.client.HTTPException) as error:
-        raise _unreachable(target, error, patience.connect) from error
+        raise unreachable(target, error, patience.connect) from error
     connection = http.client.HTTPConnection(target.host, target.port)
     connection.sock = stream
     try:
@@ -172,7 +172,7 @@ def _answer(target: Target, before: Zone | None, rules: _Rules) -> Iterator[tupl
                 connection.request("GET", prefix + target.path, headers=headers | _headers(target, rules))
                 response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise _unreachable(target, error, patience.stall) from error
+            raise unreachable(target, error, patience.stall) from error
         yield response, at
     finally:
         connection.close()
@@ -195,11 +195,28 @@ def _headers(target: Target, rules: _Rules) -> dict[str, str]:
 
 
 def _connected(target: Target, before: Zone | None, rules: _Rules) -> tuple[socket.socket, Zone, str, dict[str, str]]:
-    """A socket to the target or its proxy, the target's zone, and what a proxy wants before the path and in the head."""
+    """As `reached`, and secured where the target's scheme says so."""
+    patience = rules.patience
+    stream, at, prefix, headers = reached(target, before, patience, rules.addresses)
+    if target.scheme == "https":
+        try:
+            stream = _secured(stream, target.host, patience.connect)
+        except BaseException:
+            stream.close()
+            raise
+        stream.settimeout(patience.stall)
+    return stream, at, prefix, headers
+
+
+def reached(
+    target: Target, before: Zone | None, patience: Patience, addresses: _ADDRESSES = resolve
+) -> tuple[socket.socket, Zone, str, dict[str, str]]:
+    """A socket to the target, through its proxy if it has one; the target's zone; and what a proxy wants before the path and
+    in the head.  FetchFailed where an answer of `before` must not lead there, OSError where nobody is reached."""
     proxy = _proxy(target)
-    patience, prefix, headers = rules.patience, "", {}
+    prefix, headers = "", dict[str, str]()
     if proxy is None:
-        allowed = _allowed(target, rules.addresses(target.host, target.port), before)
+        allowed = _allowed(target, addresses(target.host, target.port), before)
         stream = _connect(allowed, target.port, patience.connect)
         # all the addresses of a name are one to what it redirects to: the farthest counts
         at = min(zone(a) for a in allowed)
@@ -207,19 +224,17 @@ def _connected(target: Target, before: Zone | None, rules: _Rules) -> tuple[sock
         at = zone_of_name(target.host)
         if not _may_follow(before, at):
             raise _too_near(target, at, before)
-        stream = _connect(rules.addresses(proxy.host, proxy.port), proxy.port, patience.connect)
+        stream = _connect(addresses(proxy.host, proxy.port), proxy.port, patience.connect)
         authorization = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
         if target.scheme == "http":
             prefix, headers = f"http://{target.netloc}", authorization
-    try:
-        if target.scheme == "https":
-            if proxy is not None:
+        else:
+            try:
                 with _cut_off(stream, patience.connect):
                     _tunnel(stream, target, authorization)
-            stream = _secured(stream, target.host, patience.connect)
-    except BaseException:
-        stream.close()
-        raise
+            except BaseException:
+                stream.close()
+                raise
     stream.settimeout(patience.stall)
     return stream, at, prefix, headers
 
@@ -320,7 +335,7 @@ def _cut_off(stream: socket.socket, seconds: float) -> Generator[None]:
         raise TimeoutError
 
 
-def _unreachable(target: Target, error: Exception, seconds: float) -> Exception:
+def unreachable(target: Target, error: Exception, seconds: float) -> Exception:
     """What an error before or in the answer's head means: worth another try, or not."""
     match error:
         case socket.gaierror() if error.errno != socket.EAI_AGAIN:
@@ -336,13 +351,13 @@ def _unreachable(target: Target, error: Exception, seconds: float) -> Exception:
         case http.client.InvalidURL():
             return _failed(f"{target} is not a URL that can be asked for", "correct the URI")
         case TimeoutError():
-            return _Again(f"did not answer in {seconds:g} s")
+            return Again(f"did not answer in {seconds:g} s")
         case http.client.RemoteDisconnected():
-            return _Again("closed the connection without an answer")
+            return Again("closed the connection without an answer")
         case OSError():
-            return _Again(f"can't be reached: {error.strerror or error}")
+            return Again(f"can't be reached: {error.strerror or error}")
         case _:
-            return _Again(f"did not answer in HTTP ({type(error).__name__})")
+            return Again(f"did not answer in HTTP ({type(error).__name__})")
 
 
 def _status(status: int) -> str:
@@ -365,7 +380,7 @@ def _offer(response: http.client.HTTPResponse, target: Target, first: Target, ru
         raise _failed(f"{first} is sent compressed ({encoding[:40]}), though asked for as it is", "correct the server's settings")
     length = response.getheader("content-length")
     if length is not None and not response.chunked and not re.fullmatch(r"[0-9]{1,18}", length.strip()):
-        raise _Again(f"answered with the length {length[:40]!r}")
+        raise Again(f"answered with the length {length[:40]!r}")
     etag = response.getheader("etag") or ""
     etag = etag if re.fullmatch(r'(W/)?"[\x21\x23-\x7e]{0,512}"', etag) else ""
     return Offer(name, response.length, etag, _chunks(response, rules.patience.stall))
@@ -380,7 +395,7 @@ def _refusal(response: http.client.HTTPResponse, target: Target) -> Exception:
         return _failed(f"{target} {said}", "check that this URI may be read without, or with these, credentials")
     if status == HTTPStatus.TOO_MANY_REQUESTS or (status >= 500 and status not in (501, 505)):
         after = response.getheader("retry-after") or ""
-        return _Again(said, min(LONGEST_WAIT, float(after)) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0)
+        return Again(said, min(LONGEST_WAIT, float(after)) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0)
     return _failed(f"{target} {said}, and a file was wanted (200 OK)", "open the URI in a browser to see what it gives")
 
 
@@ -391,9 +406,9 @@ def _chunks(response: http.client.HTTPResponse, stall: float) -> Iterator[bytes]
         try:
             chunk: Any = response.read1(CHUNK)
         except TimeoutError as error:
-            raise _Again(f"sent nothing for {stall:g} s, after {_of(done, total)}") from error
+            raise Again(f"sent nothing for {stall:g} s, after {_of(done, total)}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise _Again(f"broke the connection after {_of(done, total)}") from error
+            raise Again(f"broke the connection after {_of(done, total)}") from error
         if not chunk:
             break
         done, got = done + len(chunk), got + len(chunk)
@@ -401,11 +416,11 @@ def _chunks(response: http.client.HTTPResponse, stall: float) -> Iterator[bytes]
         now = time.monotonic()
         if now - since > stall:
             if got < LEAST:
-                raise _Again(f"sent only {got} bytes in {now - since:.0f} s, after {_of(done, total)}")
+                raise Again(f"sent only {got} bytes in {now - since:.0f} s, after {_of(done, total)}")
             since, got = now, 0
     # a head that was cut off has lost its length, and shows in that nothing follows
     if done != total if total is not None else not done and not response.chunked:
-        raise _Again(f"ended the file after {_of(done, total)}")
+        raise Again(f"ended the file after {_of(done, total)}")
 
 
 def _of(done: int, total: int | None) -> str:

@@ -64,6 +64,11 @@ def no_file(path: Path) -> FetchFailed:
     )
 
 
+def no_one_checksum(name: str) -> FetchFailed:
+    what = f"{name} is more than one file, which has no one checksum"
+    return FetchFailed("ChecksumMismatch", what, "pack it, or leave it out")
+
+
 def _there(path: Path) -> bool:
     return os.path.lexists(path)
 

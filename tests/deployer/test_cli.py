@@ -40,7 +40,12 @@ WRONG = [
     ("nothing to apply", ["apply", "-f", "/nowhere.yaml"], 2, "can't be read"),
     ("nothing to delete", ["delete"], 2, "name a service"),
     ("nothing to check", ["check", "/nowhere/m.onnx"], 1, "no model found at /nowhere/m.onnx"),
-    ("a scheme that is not built", ["run", "s3://bucket/m.onnx", "--http-port=0", "--grpc-port=0"], 1, "s3:// is not supported"),
+    (
+        "a scheme that is not built",
+        ["run", "hf://owner/m.onnx", "--http-port=0", "--grpc-port=0"],
+        1,
+        "Hugging Face hub is not built",
+    ),
     ("a pickle that is not trusted", ["check", EXAMPLES / "iris.joblib", "--no-trust-pickle"], 1, "--trust-pickle"),
 ]
 

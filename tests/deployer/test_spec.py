@@ -243,7 +243,7 @@ def test_a_plain_service_has_nothing_without_effect():
         (service(modelled(resources={"requests": {"cpu": 1}})), "spec.predictor.model.resources.requests.cpu"),
         (service(modelled(resources={"limits": {"nvidia.com/gpu": 1}})), 'spec.predictor.model.resources.limits["nvidia.com/gpu"]'),
         (service(modelled(env=[{"name": "A", "valueFrom": {"secretKeyRef": {}}}])), "spec.predictor.model.env[0].valueFrom"),
-        (service(modelled(storageUri="s3://b/m.skops")), "spec.predictor.model.storageUri"),
+        (service(modelled(storageUri="hf://b/m.skops")), "spec.predictor.model.storageUri"),
         (service({"model": {"modelFormat": {"name": "sklearn"}, "storage": {"key": "k"}}}), "spec.predictor.model.storage"),
         (service(transformer={"containers": [{"image": "x"}]}), "spec.transformer"),
         (service(explainer={"containers": [{"image": "x"}]}), "spec.explainer"),
@@ -369,7 +369,7 @@ def test_an_ending_tells_the_format(uri, names, expected):
 
 @pytest.mark.parametrize(
     ("uri", "scheme", "fetched"),
-    [("/m", "", True), ("file:///m", "file", True), ("HTTPS://h/m", "https", True), ("s3://b/m", "s3", False), ("oci+native://r/m", "oci+native", False)],
+    [("/m", "", True), ("file:///m", "file", True), ("HTTPS://h/m", "https", True), ("s3://b/m", "s3", True), ("az://c/m", "az", True), ("hf://o/m", "hf", False), ("oci+native://r/m", "oci+native", False)],
 )  # fmt: skip
 def test_a_scheme_is_fetched_on_one_machine_or_told_why_not(uri, scheme, fetched):
     assert scheme_of(uri) == scheme

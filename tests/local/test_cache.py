@@ -240,7 +240,7 @@ def test_a_model_with_a_checksum_that_is_here_needs_no_server(cache, server):
         ("URL/m.tar.zst", "BadArchive", "is not unpacked"),
         ("http://169.254.169.254/x", "DownloadFailed", "hand out credentials"),
         ("http://me:secret@169.254.169.254/x?secret", "DownloadFailed", "http://169.254.169.254/x?…"),
-        ("s3://bucket/m", "UnsupportedScheme", "s3://"),
+        ("hf://owner/m", "UnsupportedScheme", "hf://"),
         ("/gone.onnx", "NotFound", "no model found at"),
         ("/dev/zero", "Unreadable", "neither a file nor a folder"),
     ],

@@ -182,7 +182,7 @@ BROKEN = {
     ("model", "flags", "text"),
     [
         ("absent.skops", [], "absent.skops"),
-        ("s3://bucket/model", [], "the scheme s3:// is not supported yet"),
+        ("hf://owner/model", [], "fetching from the Hugging Face hub is not built"),
         ("syntax.py", [], "syntax.py:2: SyntaxError"),
         ("raises.py", [], "ValueError: no"),
         ("exits.py", [], "SystemExit: bye"),

@@ -1,10 +1,12 @@
 """Fixtures for what brings models here: a server, a clean environment, and a disk that is small."""
 
+import os
 import resource
 import subprocess
 
 import pytest
 
+from tests import buckets
 from tests.server.storage.origin import Origin
 
 
@@ -21,7 +23,19 @@ def environment(monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    for name in [name for name in os.environ if name.startswith(buckets.VARIABLES)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """An S3 server that the environment names, with a key."""
+    for name, value in s3_server.environ.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
 
 
 @pytest.fixture

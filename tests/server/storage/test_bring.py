@@ -67,9 +67,16 @@ def test_a_path_may_start_at_home(monkeypatch):
         (
             "s3://key:secret@bucket/m?sig=secret",
             "UnsupportedScheme",
-            "s3://bucket/m?…: the scheme s3:// is not supported yet; download",
+            "s3://bucket/m?… has something before an @; credentials come",
         ),
-        ("gopher://h/m", "UnsupportedScheme", "gopher://"),
+        ("s3://bucket/m#sha256=12", "ChecksumMismatch", "give 64 hex digits"),
+        (
+            "hf://owner/model",
+            "UnsupportedScheme",
+            "the Hugging Face hub is not built; download the model (hf download OWNER/MODEL",
+        ),
+        ("pvc://claim/m", "UnsupportedScheme", "is mounted by Kubernetes, and never fetched; deploy to a cluster"),
+        ("gopher://h/m", "UnsupportedScheme", "the scheme gopher:// is not known; download"),
         ("file://me:secret@server/share/m", "UnsupportedScheme", "a file URI has three slashes"),
         ("http://h/m#sha256=12", "ChecksumMismatch", "give 64 hex digits"),
     ],
