@@ -5,6 +5,7 @@ long, how much and from whom: that is checked here.
 """
 
 import itertools
+import os
 import re
 import threading
 import time
@@ -81,6 +82,7 @@ class Bucket:
 
     def __init__(self, store: Store, patience: Patience, guard: Guard) -> None:
         self._store, self._patience, self._guard = store, patience, guard
+        _look_for_files(store)
         try:
             self._client: Any = _CLASSES[store.scheme](
                 store.bucket,
@@ -88,8 +90,10 @@ class Bucket:
                 client_options=_client_options(store, patience) | {"proxy_url": guard.url},
                 retry_config=_retries(patience),
             )
-        except _ERRORS as error:
-            raise self._failed(error) from error
+        except _ERRORS:
+            # its text may quote a key
+            what = f"{store} can't be asked {store.identity}: a setting of the store is not of the form that it has to have"
+            raise FetchFailed("DownloadFailed", what, store.remedy) from None
 
     def listing(self) -> list[Listed]:
         """The object of that key where there is one, else all below it; one more than are allowed where there are too many."""
@@ -103,7 +107,8 @@ class Bucket:
             raise self._failed(error) from error
         if not found and hidden is not None:
             raise self._failed(hidden) from hidden
-        # an empty object may stand for a folder
+        # an object `KEY/` stands for the folder, is called KEY here, and can't be had by that name
+        found = [one for one in found if one.key != self._store.key]
         return found or ([] if alone is None else [alone])
 
     def _one(self) -> tuple[Listed | None, Exception | None]:
@@ -193,6 +198,15 @@ def _ahead(pool: ThreadPoolExecutor, jobs: Iterable[Part], fetch: Any) -> Iterat
 def _listed(meta: Mapping[str, Any]) -> Listed:
     # in a listing some stores leave out the quotes
     return Listed(meta["path"], meta["size"], (meta["e_tag"] or "").removeprefix("W/").strip('"'))
+
+
+def _look_for_files(store: Store) -> None:
+    """FetchFailed where a file with credentials is not there, which would be told of as if the store had failed."""
+    for setting in ("application_credentials", "web_identity_token_file", "federated_token_file"):
+        file = store.config.get(setting)
+        if file and not os.access(file, os.R_OK):
+            what = f"{store} can't be asked: the credentials in {file} are not there, or can't be read"
+            raise FetchFailed("DownloadFailed", what, store.remedy)
 
 
 def _client_options(store: Store, patience: Patience) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def _gs(bucket: str, path: _Path, environ: Mapping[str, str]) -> Store:
     remedy = "check the bucket's permissions, and GOOGLE_APPLICATION_CREDENTIALS, the file of a service account's key"
     return Store(
         *("gs", bucket, path.key, path.is_folder, endpoint, {"base_url": endpoint, **config}, identity, remedy),
-        domains=(".googleapis.com",),
+        domains=(".googleapis.com", ".google.com"),
         credentials=credentials,
         authority=_authority(environ),
     )
@@ -245,7 +245,10 @@ def _az(container: str, path: _Path, environ: Mapping[str, str]) -> Store:
         _refuse(f"az://{container} is of no account that is known", "set AZURE_STORAGE_ACCOUNT_NAME")
     config: dict[str, Any] = {"account_name": account, "skip_signature": False}
     client = {name: environ.get(f"AZURE_{name.upper()}") for name in ("client_id", "client_secret", "tenant_id")}
-    token = environ.get("AZURE_FEDERATED_TOKEN_FILE")
+    token, login = environ.get("AZURE_FEDERATED_TOKEN_FILE"), environ.get("AZURE_AUTHORITY_HOST") or ""
+    if login:
+        config["authority_host"] = _url(login if "://" in login else f"https://{login}", "AZURE_AUTHORITY_HOST").geturl()
+        login = config["authority_host"]
     if key := _first(environ, _AZURE_KEYS):
         identity, config = "with the account's key", config | {"account_key": key}
     elif sas := _first(environ, _AZURE_SAS):
@@ -262,7 +265,8 @@ def _az(container: str, path: _Path, environ: Mapping[str, str]) -> Store:
     remedy = "check the container's permissions, and AZURE_STORAGE_ACCESS_KEY or AZURE_CLIENT_ID, _SECRET and AZURE_TENANT_ID"
     return Store(
         *("az", container, path.key, path.is_folder, endpoint, {"endpoint": endpoint, **config}, identity, remedy),
-        domains=(".microsoftonline.com",),
+        domains=(".microsoftonline.com", ".microsoftonline.us", ".chinacloudapi.cn"),
+        credentials=(login,) if login else (),
         authority=_authority(environ),
     )
 

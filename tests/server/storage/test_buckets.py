@@ -1,5 +1,6 @@
 """Models in buckets, from a real S3 server and from one that is hostile."""
 
+import base64
 import hashlib
 import io
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from deployer.kubernetes.admission import certificate
 from server import storage
@@ -385,6 +388,98 @@ def test_fetching_ends_when_it_is_told_to(hostile, tmp_path):
     process.wait(40)
     assert time.monotonic() - started < 5
     assert files(tmp_path / "m") == {}
+
+
+# Google's and Azure's stores: no emulator of theirs comes as a package, so this server speaks what we ask of them
+
+
+def blobs(*names: str) -> bytes:
+    entries = "".join(
+        f"<Blob><Name>{name}</Name><Properties><Last-Modified>Tue, 24 Nov 2026 16:00:00 GMT</Last-Modified><Etag>e</Etag>"
+        "<Content-Length>3</Content-Length><Content-Type>x</Content-Type></Properties></Blob>"
+        for name in names
+    )
+    return answer(f"<EnumerationResults><Blobs>{entries}</Blobs><NextMarker/></EnumerationResults>".encode())
+
+
+def service_account() -> str:
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    return json.dumps({"type": "service_account", "private_key": pem, "private_key_id": "i", "client_email": "me@p"})
+
+
+@pytest.fixture
+def google(origin, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", origin.url)
+    # the whole key is one segment of the path there
+    for key in ("m%2Fa", "m%2Fd%2Fb", "m-2%2Fc"):
+        origin.give(f"/b/{key}", answer(b"abc", **STAMP))
+    origin.give("/b", listing("m/", "m/a", "m/d/b", "m-2/c"))
+    return origin
+
+
+@pytest.fixture
+def azure(origin, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{origin.url}/acct")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acct")
+    for key in ("m/a", "m/d/b", "m-2/c"):
+        origin.give(f"/acct/b/{key}", answer(b"abc", **STAMP))
+    origin.give("/acct/b", blobs("m/a", "m/d/b", "m-2/c"))
+    return origin
+
+
+@pytest.mark.parametrize(
+    ("environ", "signs"),
+    [({}, ""), ({"GOOGLE_APPLICATION_CREDENTIALS": "{folder}/key.json"}, "Bearer "), ({"STORAGE_CONFIG": "{config}"}, "Bearer ")],
+)
+def test_google_s_store_is_asked_as_the_variables_say(google, tmp_path, monkeypatch, environ, signs):
+    key = service_account()
+    (tmp_path / "key.json").write_text(key)
+    config = json.dumps({"type": "gs", "base64_service_account": base64.b64encode(key.encode()).decode()})
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.replace("{folder}", str(tmp_path)).replace("{config}", config))
+    get("gs://b/m", tmp_path / "m", NOW)
+    assert files(tmp_path / "m") == {"a": b"abc", "d/b": b"abc"}
+    get("gs://b/m/a", tmp_path / "a", NOW)
+    assert files(tmp_path / "a") == {"a": b"abc"}
+    assert all(headers.get("authorization", "")[:7] == signs for _, headers in google.seen)
+
+
+@pytest.mark.parametrize(
+    ("environ", "header", "query"),
+    [
+        ({}, "", ""),
+        ({"AZURE_STORAGE_ACCESS_KEY": base64.b64encode(b"k" * 32).decode()}, "SharedKey acct:", ""),
+        ({"AZURE_STORAGE_SAS_TOKEN": "?sig=canary-of-a-secret"}, "", "sig=canary-of-a-secret"),
+    ],
+)
+def test_azure_s_store_is_asked_as_the_variables_say(azure, tmp_path, monkeypatch, environ, header, query):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    get("az://b/m", tmp_path / "m", NOW)
+    assert files(tmp_path / "m") == {"a": b"abc", "d/b": b"abc"}
+    get("az://b/m/a", tmp_path / "a", NOW)
+    assert files(tmp_path / "a") == {"a": b"abc"}
+    assert all(headers.get("authorization", "").startswith(header) and query in path for path, headers in azure.seen)
+    azure.give("/acct/b/gone", status(403))
+    azure.give("/acct/b", status(403))
+    assert "az://b/gone may not be read" in refused("DownloadFailed", "az://b/gone", tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("uri", "environ", "says"),
+    [
+        ("gs://b/m", {"GOOGLE_APPLICATION_CREDENTIALS": "/gone.json"}, "the credentials in /gone.json are not there"),
+        ("gs://b/m", {"GOOGLE_SERVICE_ACCOUNT_KEY": '{"private_key": "canary-of-a-secret"}'}, "is not of the form that it has to have"),
+        ("az://b/m", {"AZURE_STORAGE_ACCESS_KEY": "canary-of-a-secret"}, "is not of the form that it has to have"),
+        ("az://b/m", {"AZURE_STORAGE_ACCOUNT_NAME": ""}, "set AZURE_STORAGE_ACCOUNT_NAME"),
+        ("s3://b/m", {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/gone"}, "the credentials in /gone are not there"),
+    ],
+)  # fmt: skip
+def test_credentials_that_can_not_be_used_are_told_of(google, azure, tmp_path, monkeypatch, uri, environ, says):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert says in refused("DownloadFailed", uri, tmp_path)
 
 
 # without the library
