@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployer.errors import Conflict, NotFound
-from deployer.spec import API_VERSION, KIND, TRUST_PICKLE, as_object, explicit, parse
+from deployer.spec import API_VERSION, KIND, SHA256, TRUST_PICKLE, as_object, explicit, parse
 
 KEPT = ("name", "namespace", "labels", "annotations", "resourceVersion")
 
@@ -23,6 +23,7 @@ class Wish:
     runtime: str | None = None
     trust_pickle: bool | None = None
     timeout: int | None = None
+    sha256: str | None = None
 
 
 def deploy(old: Mapping[str, Any] | None, namespace: str, name: str, wish: Wish) -> dict[str, Any]:
@@ -49,6 +50,10 @@ def deploy(old: Mapping[str, Any] | None, namespace: str, name: str, wish: Wish)
     if wish.trust_pickle is not None:
         notes = made["metadata"].setdefault("annotations", {})
         notes[TRUST_PICKLE] = str(wish.trust_pickle).lower()
+    if wish.sha256 is not None:
+        made["metadata"].setdefault("annotations", {})[SHA256] = wish.sha256
+    elif before.get("storageUri") != wish.uri:
+        _unpin(made)
     return made | {"spec": {**made.get("spec", {}), "predictor": predictor}}
 
 
@@ -74,6 +79,7 @@ def promote(old: Mapping[str, Any], canary: str | None = None) -> dict[str, Any]
     rest = tuple(c for c in canaries if c.predictor.name != chosen)
     changed = service.spec.model_copy(update={"predictor": won, "canary": rest})
     made = _bare(as_object(service.model_copy(update={"spec": changed})))
+    _unpin(made)
     if not rest:
         made["spec"].pop("canary", None)
     return made
@@ -103,7 +109,13 @@ def roll_back(
             predictor[field] = made["spec"]["predictor"][field]
     predictor.pop("canaryTrafficPercent", None)
     made["spec"] = {k: v for k, v in made["spec"].items() if k != "canary"} | {"predictor": predictor}
+    _unpin(made)
     return made, wanted
+
+
+def _unpin(made: Mapping[str, Any]) -> None:
+    """The checksum is of a model that is not the predictor's any more; a revision's own stands in its URI."""
+    made["metadata"].get("annotations", {}).pop(SHA256, None)
 
 
 def _bare(raw: Mapping[str, Any]) -> dict[str, Any]:

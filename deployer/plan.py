@@ -23,6 +23,7 @@ from deployer.spec import (
     InferenceService,
     Predictor,
     explicit,
+    pinned,
     predictor_object,
     quantity,
 )
@@ -125,6 +126,7 @@ def plan(
     abilities: Abilities = Abilities(),
 ) -> Plan:
     """`installed` are the runtimes of users; `abilities` are the platform's."""
+    service = pinned(service)
     meta, spec = service.metadata, service.spec
     here = Plan(meta.namespace, meta.name, history=observed.history, timeout=float(spec.predictor.timeout or DEFAULT_TIMEOUT))
     if meta.annotations.get(STOP) == "true":

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Generator
@@ -231,6 +232,7 @@ def grpc_edge(settings: Settings, calls: GrpcCalls) -> CallEdge:
 
 def model_name(uri: str) -> str:
     """A name for the URL from a model's path: "examples/iris.skops" is "iris"; a file called "model" has its folder's."""
+    uri = re.sub("#sha256=[0-9A-Fa-f]{64}$", "", uri)
     path = Path(
         uri.rstrip("/").removeprefix("file://").rpartition(":")[0] if ".py:" in uri else uri.rstrip("/").removeprefix("file://")
     )

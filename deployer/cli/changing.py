@@ -53,6 +53,9 @@ def deploy(
         bool | None,
         typer.Option(help="Open files that can run code; by default where MODEL_URI is a local path.", show_default=False),
     ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="The checksum that the model's file must have.", show_default=False)
+    ] = None,
     request_timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a request may take.", show_default=False)
     ] = None,
@@ -67,7 +70,7 @@ def deploy(
     with errors():
         uri = _absolute(model, target)
         wish = changes.Wish(
-            uri, format or _format(uri), canary, min_replicas, max_replicas, runtime, trust_pickle, request_timeout
+            uri, format or _format(uri), canary, min_replicas, max_replicas, runtime, trust_pickle, request_timeout, sha256
         )
         client = client_for(target, context)
         namespace = namespace or client.namespace

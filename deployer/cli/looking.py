@@ -216,7 +216,7 @@ def render(file: Files, namespace: Namespace = "", target: TargetOption = Where.
 
 
 def _local_plan(service: spec.InferenceService, installed: Sequence[ServingRuntime]) -> dict[str, Any]:
-    predictors = [service.spec.predictor, *(canary.predictor for canary in service.spec.canary)]
+    predictors = [spec.pinned(service).spec.predictor, *(canary.predictor for canary in service.spec.canary)]
     uris = {p.model.storage_uri for p in predictors if p.model and p.model.storage_uri}
     # as if every model were there already, and nothing ran
     observed = Observed(models={uri: ModelSeen("fetched", "unresolved") for uri in uris})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from enum import StrEnum
@@ -33,6 +34,9 @@ Model = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Option(help="The model's name in URLs; by default from the file's name.", show_default=False)]
+Sha256 = Annotated[
+    str, typer.Option("--sha256", metavar="HEX", help="The checksum that the model's file must have.", show_default=False)
+]
 Runtime = Annotated[str, typer.Option(help="sklearn, onnx, tensorflow or python; by default by looking.", show_default=False)]
 TrustPickle = Annotated[
     bool | None, typer.Option(help="Open files that can run code; by default where MODEL is a local path.", show_default=False)
@@ -73,12 +77,13 @@ def run(
     grace: Annotated[float, typer.Option(min=0, help="Seconds from SIGTERM until what runs is given up.")] = 25.0,
     access_log: Annotated[bool, typer.Option(help="One line per request on stderr.")] = True,
     log_format: Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")] = LogFormat.auto,
+    sha256: Sha256 = "",
     strict_json: Annotated[bool, typer.Option(help="Write NaN and Infinity as null.")] = False,
     output: OutputOption = Output.text,
 ) -> None:
     """Serve MODEL in the foreground until Ctrl-C."""
     settings = _settings(
-        model_dir=model,
+        model_dir=_pinned(model, sha256),
         model_name=name,
         runtime=runtime,
         host=host,
@@ -111,12 +116,13 @@ def check(
     trust_pickle: TrustPickle = None,
     strict_versions: StrictVersions = False,
     runtime_option: RuntimeOption = None,
+    sha256: Sha256 = "",
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that loading may take; 0: no limit.")] = 300.0,
     output: OutputOption = Output.text,
 ) -> None:
     """Load MODEL in a process of its own and tell what it is; exit 1 where it can't be served."""
     settings = _settings(
-        model_dir=model,
+        model_dir=_pinned(model, sha256),
         runtime=runtime,
         trust_pickle=trust_pickle,
         strict_versions=strict_versions,
@@ -140,6 +146,14 @@ def check(
         _print_report(report)
     if not report["ok"]:
         _give_up(report["error"])
+
+
+def _pinned(model: str, sha256: str) -> str:
+    """The model's URI with its checksum, as the server reads it; exit code 2 where it is none."""
+    if sha256 and not re.fullmatch("[0-9A-Fa-f]{64}", sha256):
+        err.print(f"serve: --sha256: wanted 64 hex digits, as sha256sum prints them, got {sha256!r}", style="red", markup=False)
+        raise typer.Exit(2)
+    return f"{model}#sha256={sha256}" if sha256 else model
 
 
 def _give_up(text: str) -> None:

@@ -463,7 +463,7 @@ class LocalPlatform:
 
 
 def _uris(service: spec.InferenceService) -> Iterable[str]:
-    predictors = [service.spec.predictor, *(c.predictor for c in service.spec.canary)]
+    predictors = [spec.pinned(service).spec.predictor, *(c.predictor for c in service.spec.canary)]
     return dict.fromkeys(p.model.storage_uri for p in predictors if p.model and p.model.storage_uri)
 
 

@@ -15,6 +15,7 @@ from deployer.spec.annotations import (
     DEPLOYMENT_MODE,
     MIRROR_PERCENT,
     ROUTE_HEADER,
+    SHA256,
     STANDARD_MODES,
     STOP,
     TRUST_PICKLE,
@@ -23,7 +24,7 @@ from deployer.spec.annotations import (
 from deployer.spec.documents import documents
 from deployer.spec.formats import FORMATS, format_of
 from deployer.spec.notices import Notice, notices
-from deployer.spec.objects import MAX_MISTAKES, as_object, predictor_object, read_service
+from deployer.spec.objects import MAX_MISTAKES, as_object, pinned, predictor_object, read_service
 from deployer.spec.pods import quantity
 from deployer.spec.schema import (
     API_VERSION,
@@ -51,6 +52,7 @@ __all__ = [
     "KIND",
     "MIRROR_PERCENT",
     "ROUTE_HEADER",
+    "SHA256",
     "STANDARD_MODES",
     "STOP",
     "TRUST_PICKLE",
@@ -76,6 +78,7 @@ __all__ = [
     "is_custom",
     "notices",
     "parse",
+    "pinned",
     "predictor_object",
     "quantity",
 ]

@@ -12,6 +12,7 @@ from deployer.errors import Mistake, did_you_mean, show, under
 
 OURS = "serving.serveplane.dev/"
 TRUST_PICKLE = f"{OURS}trust-pickle"
+SHA256 = f"{OURS}sha256"
 ROUTE_HEADER = f"{OURS}route-header"
 MIRROR_PERCENT = f"{OURS}mirror-percent"
 
@@ -69,10 +70,15 @@ def _header(value: str) -> str:
     return ""
 
 
+def _checksum(value: str) -> str:
+    return "" if re.fullmatch("[0-9A-Fa-f]{64}", value) else "wanted 64 hex digits, as sha256sum prints them for the model's file"
+
+
 _TRUTH = _one_of("true", "false")
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         TRUST_PICKLE: _TRUTH,
+        SHA256: _checksum,
         ROUTE_HEADER: _header,
         MIRROR_PERCENT: _number(0, 100),
         STOP: _TRUTH,

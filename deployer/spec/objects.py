@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from deployer.errors import Mistake, SpecError, did_you_mean, show, under
+from deployer.spec.annotations import SHA256
 from deployer.spec.formats import LEGACY_KEYS
 from deployer.spec.pods import CONTAINER_FIELDS, POD_FIELDS, wrong_type
 from deployer.spec.schema import (
@@ -401,6 +402,21 @@ def as_object(service: InferenceService) -> dict[str, Any]:
         if "predictor" in one:
             one["predictor"] = _flat(one["predictor"])
     return result
+
+
+def pinned(service: InferenceService) -> InferenceService:
+    """With the checksum that an annotation gives at the end of the predictor's URI, where it could have been written too.
+
+    There it goes along with the predictor, to a revision and back.
+    """
+    sha256, predictor = service.metadata.annotations.get(SHA256, ""), service.spec.predictor
+    uri = predictor.model.storage_uri if predictor.model else None
+    if not sha256 or not uri or "#sha256=" in uri:
+        return service
+    assert predictor.model is not None
+    model = predictor.model.model_copy(update={"storage_uri": f"{uri}#sha256={sha256.lower()}"})
+    spec = service.spec.model_copy(update={"predictor": predictor.model_copy(update={"model": model})})
+    return service.model_copy(update={"spec": spec})
 
 
 def predictor_object(predictor: Predictor) -> dict[str, Any]:

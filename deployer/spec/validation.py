@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from deployer.errors import Mistake, did_you_mean, show
-from deployer.spec.annotations import AUTOSCALER_CLASS, check_annotations, check_labels
+from deployer.errors import Mistake, did_you_mean, show, under
+from deployer.spec.annotations import AUTOSCALER_CLASS, SHA256, check_annotations, check_labels
 from deployer.spec.formats import FORMATS, SCHEMES, SERVED, ending_of, format_of, scheme_of
 from deployer.spec.pods import check_container, check_containers, check_pod, check_resources, quantity
 from deployer.spec.schema import SERVER_CONTAINER, AutoScaling, Component, InferenceService, Logger, Model, Predictor, is_custom
@@ -35,6 +35,7 @@ def check(service: InferenceService, formats: Collection[str] | None = FORMATS) 
             if extra.canary_traffic_percent is not None:
                 yield Mistake(f"{path}.canaryTrafficPercent", "only a predictor has canaries; put it under spec.predictor")
     yield from _canaries(service, formats)
+    yield from _checksum(service)
 
 
 def _metadata(service: InferenceService) -> Mistakes:
@@ -58,6 +59,21 @@ def _metadata(service: InferenceService) -> Mistakes:
         yield from _length(service)
     yield from check_labels("metadata.labels", meta.labels)
     yield from check_annotations("metadata.annotations", meta.annotations)
+
+
+def _checksum(service: InferenceService) -> Mistakes:
+    """A checksum that nobody looks at would be worse than none."""
+    sha256, model = service.metadata.annotations.get(SHA256), service.spec.predictor.model
+    if sha256 is None:
+        return
+    path, uri = under("metadata.annotations", SHA256), (model.storage_uri if model else None) or ""
+    scheme, _, written = scheme_of(uri), *uri.partition("#sha256=")[1:]
+    if not uri:
+        yield Mistake(path, "is of spec.predictor.model.storageUri, which is not there; give that, or leave the checksum out")
+    elif scheme == "pvc" or scheme.partition("+")[0] == "oci":
+        yield Mistake(path, f"is not looked at: a model in {scheme}:// is mounted and never fetched; leave the checksum out")
+    elif written and written.lower() != sha256.lower():
+        yield Mistake(path, f"found {show(sha256)}, and storageUri ends in another one; leave one of the two out")
 
 
 def _as_name(name: str) -> str:
@@ -268,6 +284,11 @@ def _component(path: str, component: Component, annotations: Mapping[str, str]) 
         yield from check_resources(f"{path}.resources", component.pod["resources"])
     yield from check_labels(f"{path}.labels", component.labels)
     yield from check_annotations(f"{path}.annotations", component.annotations)
+    if SHA256 in component.annotations:
+        yield Mistake(
+            under(f"{path}.annotations", SHA256),
+            "is read under metadata.annotations only; put it there, or #sha256=… at the end of the storageUri",
+        )
     collocated = {at: one for at, one in enumerate(component.containers) if one.get("name") == TRANSFORMER_CONTAINER}
     for at, container in collocated.items():
         if any(variable.get("name") == "STORAGE_URI" for variable in _env(container)):

@@ -5,6 +5,8 @@ import pytest
 from deployer import changes, spec
 from deployer.changes import Wish
 from deployer.errors import Conflict, NotFound
+from deployer.observed import ModelSeen, Observed
+from deployer.plan import plan
 
 
 def service(predictor, canary=None, status=None, annotations=None):
@@ -128,3 +130,40 @@ def test_a_rollback_to_nothing_says_what_there_is():
         changes.roll_back(service(model("/m/2.skops"), status=TWO), REVISIONS[:2], "iris-predictor-00009")
     with pytest.raises(Conflict, match="no earlier revision"):
         changes.roll_back(service(model("/m/2.skops"), status={"latestRolledoutRevision": "x"}), REVISIONS)
+
+
+# checksums
+
+SUM, OTHER = "a" * 64, "b" * 64
+PINNED = service(model("/m/2.skops"), status=TWO, annotations={"team": "x", spec.SHA256: SUM})
+
+
+@pytest.mark.parametrize(
+    ("change", "sha256"),
+    [
+        (lambda: changes.deploy(None, "default", "iris", Wish("/m/2.skops", "sklearn", sha256=SUM)), SUM),
+        (lambda: changes.deploy(PINNED, "default", "iris", Wish("/m/2.skops", "sklearn")), SUM),
+        (lambda: changes.deploy(PINNED, "default", "iris", Wish("/m/2.skops", "sklearn", sha256=OTHER)), OTHER),
+        (lambda: changes.deploy(PINNED, "default", "iris", Wish("/m/3.skops", "sklearn", canary=5)), None),
+        (lambda: changes.roll_back(PINNED, REVISIONS)[0], None),
+    ],
+    ids=["given", "kept with its model", "another", "another model", "a rollback"],
+)
+def test_a_checksum_stays_with_the_model_that_it_is_of(change, sha256):
+    assert change()["metadata"].get("annotations", {}).get(spec.SHA256) == sha256
+
+
+def test_a_checksum_goes_with_the_predictor_to_a_revision_and_back():
+    fetched = Observed(models={f"/m/2.skops#sha256={SUM}": ModelSeen("fetched", "sha256:x")})
+    planned = plan(spec.parse(PINNED), fetched)
+    (revision,) = planned.revisions
+    assert revision.template["uri"] == revision.predictor["model"]["storageUri"] == f"/m/2.skops#sha256={SUM}"
+    back, _ = changes.roll_back(PINNED, [{"name": "iris-predictor-00001", "predictor": revision.predictor}])
+    assert plan(spec.parse(back), fetched).revisions[0].hash == revision.hash
+
+
+def test_the_checksum_is_of_the_predictor_and_not_of_a_canary():
+    canary = [{"trafficPercent": 5, "predictor": {"name": "c"} | model("/m/3.skops")}]
+    found = spec.pinned(spec.parse(service(model("/m/2.skops"), canary, annotations={spec.SHA256: SUM.upper()})))
+    assert found.spec.predictor.model.storage_uri == f"/m/2.skops#sha256={SUM}"
+    assert found.spec.canary[0].predictor.model.storage_uri == "/m/3.skops"

@@ -76,6 +76,8 @@ def mistakes(raw, **how):
 
 P = "spec.predictor"
 M = "spec.predictor.model"
+PIN = f'metadata.annotations["{OURS}sha256"]'
+SUM = "a" * 64
 REFUSED = [
     # what it is
     ("nothing", {}, "apiVersion", "missing; wanted serving.kserve.io/v1beta1"),
@@ -238,6 +240,11 @@ REFUSED = [
     ("a header of two lines", note(f"{OURS}route-header", "x-a=b\r\nx-c: d"), f'metadata.annotations["{OURS}route-header"]', "wanted NAME=VALUE"),
     ("a header of the transport", note(f"{OURS}route-header", "Host=a"), f'metadata.annotations["{OURS}route-header"]', "belongs to the transport"),
     ("more than a whole mirror", note(f"{OURS}mirror-percent", "101"), f'metadata.annotations["{OURS}mirror-percent"]', "from 0 to 100"),
+    ("a checksum that is none", note(f"{OURS}sha256", "12"), PIN, "found '12', wanted 64 hex digits"),
+    ("a checksum of nothing", service({"model": {"modelFormat": {"name": "sklearn"}, "storage": {"key": "k"}}}, metadata={"annotations": {f"{OURS}sha256": SUM}}), PIN, "is of spec.predictor.model.storageUri, which is not there"),
+    ("a checksum of what is mounted", service({"model": MODEL | {"storageUri": "pvc://c/m.skops"}}, metadata={"annotations": {f"{OURS}sha256": SUM}}), PIN, "in pvc:// is mounted and never fetched"),
+    ("two checksums", service({"model": MODEL | {"storageUri": f"/m.skops#sha256={'b' * 64}"}}, metadata={"annotations": {f"{OURS}sha256": SUM}}), PIN, "storageUri ends in another one"),
+    ("a predictor's own checksum", with_(annotations={f"{OURS}sha256": SUM}), f'{P}.annotations["{OURS}sha256"]', "read under metadata.annotations only"),
     ("an unknown one of ours", note(f"{OURS}trust-pickel", "true"), f'metadata.annotations["{OURS}trust-pickel"]', f"did you mean '{OURS}trust-pickle'?"),
     ("an unknown visibility", service(metadata={"labels": {"networking.kserve.io/visibility": "local"}}), 'metadata.labels["networking.kserve.io/visibility"]', "wanted cluster-local"),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Models in a bucket, as a user serves them on one machine: `serve run` and `serve deploy` of s3:// URIs."""
 
+import hashlib
 import os
 
 import httpx
@@ -60,3 +61,29 @@ def test_why_a_model_can_not_be_had_is_in_the_status(platform, s3_server, uri, s
     told = platform.object("get", "lost")["status"]["conditions"]
     assert any(says in one.get("message", "") for one in told), told
     platform.serve("delete", "lost")
+
+
+def test_a_checksum_is_asked_for_by_a_flag_and_kept_as_an_annotation(platform, s3_server):
+    s3_server.put("pinned", {"iris.skops": IRIS})
+    right, wrong = hashlib.sha256(IRIS).hexdigest(), "0" * 64
+    made = platform.object("deploy", "s3://pinned/iris.skops", "--name", "pinned", "--sha256", right, "--timeout", "60")
+    assert made["metadata"]["annotations"] == {"serving.serveplane.dev/sha256": right}
+    assert made["spec"]["predictor"]["model"]["storageUri"] == "s3://pinned/iris.skops"
+    refused = platform.serve("deploy", "s3://pinned/iris.skops", "--name", "pinned", "--sha256", wrong, "--timeout", "8", code=1)
+    assert f"{wrong} was wanted" in " ".join((refused.stdout + refused.stderr).split())
+    # what served before still does
+    assert httpx.post(f"{made['status']['url']}/v1/models/pinned:predict", json=ROW, timeout=30).json() == {"predictions": [0]}
+    platform.serve("deploy", "s3://pinned/iris.skops", "--name", "pinned", "--sha256", "12", code=2)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "code", "says"),
+    [
+        (hashlib.sha256(IRIS).hexdigest(), 0, '"name": "iris"'),
+        ("0" * 64, 1, f"and {'0' * 64} was wanted"),
+        ("12", 2, "wanted 64 hex digits, as sha256sum prints them, got '12'"),
+    ],
+)
+def test_check_asks_for_a_checksum_too(platform, sha256, code, says):
+    done = platform.serve("check", EXAMPLES / "iris.skops", "--sha256", sha256, "-o", "json", code=code)
+    assert says in " ".join((done.stdout + done.stderr).split())
