@@ -17,7 +17,13 @@ DEFAULT_ACCOUNT = "default"
 SECRETS_PATH = "/var/secrets"
 # KServe's code knows these besides the names in its ConfigMap.
 _OTHER_KEYS = {"AWS_ACCESS_KEY_ID": "awsAccessKeyID", "AWS_SECRET_ACCESS_KEY": "awsSecretAccessKey"}
-_AZURE = ("CLIENT_ID", "CLIENT_SECRET", "SUBSCRIPTION_ID", "TENANT_ID", "STORAGE_ACCESS_KEY")
+_AZURE = (
+    *("CLIENT_ID", "CLIENT_SECRET", "SUBSCRIPTION_ID", "TENANT_ID", "STORAGE_ACCESS_KEY"),
+    # an az:// URI names no account, as KServe's https:// URIs do
+    *("STORAGE_ACCOUNT_NAME", "STORAGE_SAS_TOKEN"),
+)
+# Names the ConfigMap with the certificates of an account's store.
+CA_BUNDLE_CONFIGMAP = "AWS_CA_BUNDLE_CONFIGMAP"
 _HUB = ("HF_TOKEN", "GIT_USERNAME", "GIT_PASSWORD")
 
 
@@ -113,7 +119,7 @@ def _store(defaults: S3, annotations: Mapping[str, str]) -> Iterable[Object]:
         ("S3_USE_ACCELERATE", said("useaccelerate", defaults.accelerate)),
         ("awsAnonymousCredential", said("useanoncredential", defaults.anonymous)),
         ("AWS_CA_BUNDLE", said("cabundle", defaults.ca_bundle)),
-        ("AWS_CA_BUNDLE_CONFIGMAP", said("cabundle-configmap", "")),
+        (CA_BUNDLE_CONFIGMAP, said("cabundle-configmap", "")),
     ):
         if value:
             yield {"name": variable, "value": value}

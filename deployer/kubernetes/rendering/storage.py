@@ -60,7 +60,7 @@ def storage(
     mounts.insert(0, {"name": name, "mountPath": place, "readOnly": read_only})
     secrets = credentials.given(settings.credentials, account)
     init = _initializer(settings, fetched, {"name": name, "mountPath": place}, secrets, extra, server_mounts)
-    bundle = settings.storage.ca_bundle
+    bundle = _bundle(settings, secrets)
     certificates = [{"name": "cabundle-cert", "configMap": {"name": bundle}}] if bundle else []
     all_volumes = (*volumes.values(), *secrets.volumes, *extra.volumes, *certificates)
     return Storage(init, all_volumes, tuple(mounts))
@@ -78,6 +78,12 @@ def _common(folders: Sequence[str]) -> str:
     return str(PurePosixPath(*shared))
 
 
+def _bundle(settings: Settings, secrets: Given) -> str:
+    """The ConfigMap with the certificates to trust: the account's own, else that of all."""
+    named = (str(one.get("value", "")) for one in secrets.env if one["name"] == credentials.CA_BUNDLE_CONFIGMAP)
+    return next(named, "") or settings.storage.ca_bundle
+
+
 def _initializer(
     settings: Settings,
     fetched: Sequence[tuple[str, str]],
@@ -89,8 +95,8 @@ def _initializer(
     own = settings.storage
     env = {one["name"]: one for one in (*secrets.env, *extra.env)}
     mounts = [mount, *secrets.mounts, *extra.mounts, {"name": TMP, "mountPath": "/tmp"}]
-    if own.ca_bundle:
-        env["CA_BUNDLE_CONFIGMAP_NAME"] = {"name": "CA_BUNDLE_CONFIGMAP_NAME", "value": own.ca_bundle}
+    if bundle := _bundle(settings, secrets):
+        env["CA_BUNDLE_CONFIGMAP_NAME"] = {"name": "CA_BUNDLE_CONFIGMAP_NAME", "value": bundle}
         env["CA_BUNDLE_VOLUME_MOUNT_POINT"] = {"name": "CA_BUNDLE_VOLUME_MOUNT_POINT", "value": own.ca_bundle_path}
         mounts.append({"name": "cabundle-cert", "mountPath": own.ca_bundle_path, "readOnly": True})
     if any(scheme_of(uri) in ("", "file") for uri, _ in fetched):
