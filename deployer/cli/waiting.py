@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
+
 from deployer.cli.output import TIMED_OUT, condition, err, give_up, say
 from deployer.client import Client
 
@@ -18,7 +20,7 @@ def until_ready(client: Client, applied: Mapping[str, Any], timeout: float) -> d
     meta = applied["metadata"]
     started = time.monotonic()
     said = ""
-    with err.status(f"waiting for {meta['name']} …") if err.is_terminal else contextlib.nullcontext():
+    with err.status(f"waiting for {meta['name']} …") if err.is_terminal else contextlib.nullcontext() as shown:
         while True:
             service = client.get(meta["namespace"], meta["name"])
             status = service.get("status", {})
@@ -34,7 +36,11 @@ def until_ready(client: Client, applied: Mapping[str, Any], timeout: float) -> d
             if ready.get("reason") == "InvalidSpec" and ready.get("status") == "False":
                 raise give_up(f"{meta['name']}: {text}")
             if seen and text and text != said:  # what was so before this change is no news of it
-                say(f"{time.monotonic() - started:5.1f} s  {text}", "dim")
+                if shown is not None and ready.get("reason") == "ModelFetching":
+                    # written over, so that a long download does not fill the terminal
+                    shown.update(escape(text))
+                else:
+                    say(f"{time.monotonic() - started:5.1f} s  {text}", "dim")
                 said = text
             if time.monotonic() - started > timeout:
                 raise give_up(f"{meta['name']} is not Ready after {timeout:g} s: {text or 'nothing is known yet'}", TIMED_OUT)

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -55,6 +56,7 @@ def _downloads() -> Path:
 def _kept(source: Source, folder: Path) -> Path:
     """The copy of a remote URI in `folder`, brought up to date.  Other processes wait for the one that downloads."""
     # the client and the archives are not kept in the memory of predictors whose model lies here
+    from server.storage import terminal
     from server.storage.area import alone
     from server.storage.bring import Options, get
 
@@ -66,7 +68,9 @@ def _kept(source: Source, folder: Path) -> Path:
         if path is not None and digest == f"sha256:{source.sha256}":
             return path
         target = home / f"{time.time_ns():x}"
-        options = Options(sha256=source.sha256, etag=etag if path is not None else "")
+        options = Options(
+            sha256=source.sha256, etag=etag if path is not None else "", progress=terminal.line(sys.stderr, source.uri)
+        )
         try:
             fetched = get(source.uri, target, options)
         except BaseException:

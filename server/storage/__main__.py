@@ -8,10 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from server.errors import FetchFailed
+from server.storage import terminal
 from server.storage.area import Progress
 from server.storage.bring import MAX_BYTES, MAX_SECONDS, Options, get
 
@@ -46,14 +48,16 @@ def main() -> int:
     # an exception, so that nothing is left behind
     signal.signal(signal.SIGTERM, _stop)
     tell = _tell if given.progress else _quiet
-    options = Options(given.max_bytes, given.max_seconds, given.sha256, given.etag, _now_and_then(tell))
+    options = Options(given.max_bytes, given.max_seconds, given.sha256, given.etag)
     pairs = [(given.uri, given.directory), *zip(given.more[::2], map(Path, given.more[1::2]), strict=True)]
     return next((code for uri, directory in pairs if (code := _bring(uri, directory, options, tell))), 0)
 
 
 def _bring(uri: str, directory: Path, options: Options, tell: Callable[..., None]) -> int:
+    uri = sys.stdin.readline().rstrip("\n") if uri == "-" else uri
+    progress = terminal.line(sys.stderr, uri) if tell is _quiet else _now_and_then(tell)
     try:
-        fetched = get(sys.stdin.readline().rstrip("\n") if uri == "-" else uri, directory, options)
+        fetched = get(uri, directory, replace(options, progress=progress))
     except FetchFailed as error:
         tell(reason=error.reason, message=str(error))
         print("serve:", *str(error).split(), file=sys.stderr)

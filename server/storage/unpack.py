@@ -4,6 +4,7 @@ tarfile and zipfile read the formats; which members may exist, how many, how lar
 before their bytes are read.
 """
 
+import errno
 import gzip
 import re
 import stat
@@ -136,6 +137,13 @@ class _Limit:
         except _DAMAGE as error:
             what = f"{self.name} is damaged, or no archive: {str(error) or type(error).__name__}"
             raise _bad(what, "copy it again, or pack it again") from error
+        except OSError as error:
+            # zipfile looks for a member before the file's beginning where its list says so
+            if error.errno != errno.EINVAL:
+                raise
+            raise _bad(
+                f"{self.name} is damaged: it names a place outside of itself", "copy it again, or pack it again"
+            ) from error
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
         raise _bad(f"{self.name} {what}", remedy)

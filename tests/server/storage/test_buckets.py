@@ -1,17 +1,21 @@
 """Models in buckets, from a real S3 server and from one that is hostile."""
 
 import base64
+import fcntl
 import hashlib
 import io
 import json
 import os
+import pty
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
+import termios
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -144,6 +148,32 @@ def test_a_predictor_keeps_its_model_and_only_asks_whether_it_is_another_one(mod
     path = storage.fetch("s3://models/iris", tmp_path / "kept")
     assert (path.is_dir(), files(path)) == (True, INSIDE)
     assert storage.fetch("s3://models/iris", tmp_path / "kept") == path
+
+
+@pytest.mark.parametrize("uri", ["s3://models/large.onnx", "s3://models/iris"])
+def test_a_person_at_a_terminal_sees_how_far_it_is(models, tmp_path, uri):
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-P", "-m", "server.storage", uri, str(tmp_path)]
+    with subprocess.Popen(command, stderr=there, stdout=subprocess.DEVNULL) as process:
+        os.close(there)
+        seen = b""
+        # the end of a terminal nobody writes to any more is an error
+        with suppress(OSError):
+            while data := os.read(here, 4096):
+                seen += data
+        os.close(here)
+    assert process.returncode == 0
+    assert f"\r\x1b[Kfetching {uri}: ".encode() in seen
+    assert b" MB, " in seen
+    # nothing is left of it
+    assert seen.endswith(b"\r\x1b[K")
+
+
+def test_elsewhere_nothing_is_said_of_progress(models, tmp_path):
+    command = [sys.executable, "-P", "-m", "server.storage", "s3://models/large.onnx", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 # checksums and limits

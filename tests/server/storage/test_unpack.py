@@ -208,6 +208,14 @@ def encrypted() -> bytes:
     return bytes(data)
 
 
+def before_the_beginning() -> bytes:
+    """A zip whose list of members is said to lie further back than it does, and so its member before the file."""
+    made = bytearray(zipped(("m", b"x")))
+    at = len(made) - 22 + 16
+    struct.pack_into("<L", made, at, struct.unpack_from("<L", made, at)[0] + 100)
+    return bytes(made)
+
+
 def overlapping() -> bytes:
     """A zip whose list names one compressed file many times: small, and endless when unpacked."""
     data = zipped(("0" * 8, ZEROS))
@@ -228,6 +236,7 @@ BAD = {
     "zip file in file": ("m.zip", zipped(("a", b"x"), ("a/b", b"y")), "lie beside the rest"),
     "zip bomb": ("m.zip", zipped(("zeros", ZEROS)), "grows more than 100 times"),
     "zip overlapping": ("m.zip", overlapping(), "grows more than 100 times"),
+    "zip before its beginning": ("m.zip", before_the_beginning(), "a place outside of itself"),
     "zip encrypted": ("m.zip", encrypted(), "encrypted"),
     "zip with lzma": ("m.zip", zipped(("m", b"x"), compresslevel=None).replace(b"\x08\x00", b"\x0e\x00"), "in a way that is not read"),
     "zip members": ("m.zip", zipped(*((str(n), b"") for n in range(10_001))), "more than 10000 members"),
