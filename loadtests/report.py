@@ -54,6 +54,18 @@ def chart(title: str, lines: dict[str, list[Point]], across: str, up: str) -> st
     return "".join([*parts, "</svg>"])
 
 
+def stacked(charts: Sequence[str]) -> str:
+    """Charts one below the other, as one SVG on white."""
+    placed = [
+        one.replace("<svg ", f'<svg y="{HEIGHT * at}" width="{WIDTH}" height="{HEIGHT}" ', 1) for at, one in enumerate(charts)
+    ]
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT * len(charts)}" width="{WIDTH}" height="{HEIGHT * len(charts)}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="system-ui,sans-serif">'
+        f'<rect width="100%" height="100%" fill="white"/>{"".join(placed)}</svg>'
+    )
+
+
 def distribution(answers: Sequence[Answer]) -> list[Point]:
     """Share of the requests in percent → milliseconds, drawn out to the slow end: 0, 50, 90, 99 are equally far apart."""
     ordered = sorted(one.seconds * 1e3 for one in answers)

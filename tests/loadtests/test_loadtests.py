@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from loadtests import payloads, report
+from loadtests.compare import Cell, table
 from loadtests.openloop import Answer, Lost
 from loadtests.shapes import Load, users_at
 from loadtests.verdict import Figures, Limits, percentile, shortcomings
@@ -141,6 +142,42 @@ def test_users_of_every_protocol_run_and_end_with_their_verdict(iris, tmp_path, 
     for protocol in ("grpc", "v1", "v2", "v2-binary"):
         assert f" {protocol} " in done.stdout + done.stderr
     assert page.exists()
+
+
+def test_a_comparison_is_a_line_for_each_server_and_rate_and_a_picture(iris, tmp_path):
+    markdown, svg = tmp_path / "table.md", tmp_path / "picture.svg"
+    done = run(
+        "loadtests.compare", f"ours={iris.http}", f"the same={iris.http}", "--model", iris.name, "--rate", 50, "--rate", 100,
+        "--seconds", 0.5, "--rounds", 2, "--pid", f"ours={iris.process.pid}", "--markdown", markdown, "--svg", svg,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.read_text().splitlines()[2:]]
+    assert [line[:2] for line in lines] == [["ours", "50"], ["the same", "50"], ["ours", "100"], ["the same", "100"]]
+    assert all(float(line[2]) > 0 and line[3] == "0" for line in lines)
+    assert [bool(line[8]) for line in lines] == [True, False, True, False]
+    assert len(ElementTree.fromstring(svg.read_text()).findall(".//{*}polyline")) == 4
+    assert done.stderr.count("round 2 of 2") == 4
+
+
+def test_cpu_is_told_as_a_share_of_the_first_servers():
+    answers = [Answer(0.0, 0.001, 200, {}, b"")] * 100
+    cells = [Cell("ours", 100.0, answers, [], 1.0, 0.01), Cell("theirs", 100.0, answers, [], 1.0, 0.1)]
+    assert [line.split("|")[-3:-1] for line in table(cells).splitlines()[2:]] == [[" 0.100 ", " 1.00 "], [" 1.000 ", " 10.00 "]]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["nonsense"], "is not NAME=VALUE"),
+        (["a=http://h", "--pid", "a=0"], "is no process"),
+        (["a=http://127.0.0.1:1"], "does not say"),
+    ],
+)
+def test_a_comparison_of_nothing_is_told_in_a_line(given, words):
+    done = run("loadtests.compare", *given, "--model", "m")
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_service_that_is_not_there_is_told_in_a_line():

@@ -128,6 +128,7 @@ VALUES = {
     **dict.fromkeys(("timeout", "drain_delay", "grace"), finite),
     **dict.fromkeys(("receive_timeout", "timeout_keep_alive"), positive),
     "trust_pickle": st.none() | st.booleans(),
+    "access_log_sample": st.floats(0, 1, allow_nan=False),
     "log_format": st.sampled_from(["auto", "json", "text"]),
     "grpc_engine": st.sampled_from(["fast", "grpcio"]),
     "output": st.sampled_from(["text", "json", "none"]),

@@ -274,3 +274,22 @@ def test_what_does_not_fit_is_dropped_and_said_once_there_is_a_reader_again():
     notice = json.loads(lines.pop())
     assert notice == {"event": "log lines were dropped, nobody read them", "bytes": 500_000 - sum(map(len, lines))}
     assert set(map(len, lines)) == {10_000}
+
+
+@pytest.mark.parametrize(("share", "answered"), [("0.25", 10), ("1", 40), ("0", 0)])
+def test_a_share_of_what_was_answered_has_lines_and_all_that_failed(serve, models, wire, share, answered):
+    with serve(f"{models}/sums.py:Sums", "--access_log_sample", share, "--log_format", "json") as server:
+        path = f"/v2/models/{server.name}/infer"
+        with wire(server.http) as connection:
+            for _ in range(40):
+                assert (
+                    connection.ask(
+                        "POST", path, {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2]}]}
+                    ).status
+                    == 200
+                )
+            for _ in range(3):
+                assert connection.ask("POST", path, {"inputs": []}).status == 400
+        assert server.stop() == 0
+        lines = [json.loads(line) for line in server.stderr.splitlines() if '"event":"request"' in line]
+        assert [sum(line["code"] == code for line in lines) for code in (200, 400)] == [answered, 3]
