@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployer.errors import Conflict, NotFound
-from deployer.spec import API_VERSION, KIND, SHA256, TRUST_PICKLE, as_object, explicit, parse
+from deployer.spec import API_VERSION, KIND, SHA256, TRUST_PICKLE, as_object, explicit, parse, trusts
 
 KEPT = ("name", "namespace", "labels", "annotations", "resourceVersion")
 
@@ -95,10 +95,8 @@ def roll_back(
     made = _bare(old)
     component = old.get("status", {}).get("components", {}).get("predictor", {})
     stable, before = component.get("latestRolledoutRevision"), component.get("previousRolledoutRevision")
-    created = component.get("latestCreatedRevision")
-    is_candidate = "canaryTrafficPercent" in made["spec"]["predictor"] or (created and created != stable)
-    wanted = to or (stable if is_candidate or made["spec"].get("canary") else before)
     known = {r["name"]: r for r in revisions}
+    wanted = to or (stable if _has_candidate(old, known.get(stable)) else before)
     if not wanted:
         raise Conflict(f"{_name(old)} has no earlier revision to go back to")
     if wanted not in known:
@@ -109,8 +107,42 @@ def roll_back(
             predictor[field] = made["spec"]["predictor"][field]
     predictor.pop("canaryTrafficPercent", None)
     made["spec"] = {k: v for k, v in made["spec"].items() if k != "canary"} | {"predictor": predictor}
+    _trust_as(made, known[wanted].get("template", {}))
     _unpin(made)
     return made, wanted
+
+
+def _has_candidate(old: Mapping[str, Any], rolled_out: Mapping[str, Any] | None) -> bool:
+    """Whether giving something up leads to the revision that was rolled out last.
+
+    What was promoted may be asked for less than all: then the requests are the one before's, and there is none.
+    """
+    predictor, status = old["spec"]["predictor"], old.get("status", {})
+    component = status.get("components", {}).get("predictor", {})
+    created = component.get("latestCreatedRevision")
+    if old["spec"].get("canary"):
+        return True
+    if created != component.get("latestRolledoutRevision"):
+        return bool(created)
+    if "canaryTrafficPercent" not in predictor or status.get("observedGeneration") == old["metadata"].get("generation"):
+        return False
+    # nobody has looked at this spec yet, and what the status says is of another
+    return _served(predictor) != _served((rolled_out or {}).get("predictor", {}))
+
+
+def _served(predictor: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in predictor.items() if k not in ("canaryTrafficPercent", "minReplicas", "maxReplicas")}
+
+
+def _trust_as(made: dict[str, Any], template: Mapping[str, Any]) -> None:
+    """Have what may run code be what it was for a revision; the annotation is left out where it says nothing else."""
+    notes, trusted = made["metadata"].get("annotations") or {}, template.get("trustCode")
+    predictor = parse({k: v for k, v in made.items() if k != "status"}, formats=None).spec.predictor
+    if trusted is None or trusts(predictor, notes.get(TRUST_PICKLE)) == trusted:
+        return
+    kept = {k: v for k, v in notes.items() if k != TRUST_PICKLE}
+    said = {} if trusts(predictor, None) == trusted else {TRUST_PICKLE: str(trusted).lower()}
+    made["metadata"]["annotations"] = kept | said
 
 
 def _unpin(made: Mapping[str, Any]) -> None:

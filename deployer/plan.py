@@ -26,6 +26,7 @@ from deployer.spec import (
     pinned,
     predictor_object,
     quantity,
+    trusts,
 )
 
 DEFAULT_TIMEOUT = 60.0
@@ -200,7 +201,7 @@ def want(
         "uri": uri,
         "digest": seen.digest,
         "container": merged.container,
-        "trustCode": _trusts(predictor, service.metadata.annotations.get(TRUST_PICKLE)),
+        "trustCode": trusts(predictor, service.metadata.annotations.get(TRUST_PICKLE)),
         "timeout": float(predictor.timeout or DEFAULT_TIMEOUT),
     }
     if abilities.pods:
@@ -240,17 +241,6 @@ def _memory(predictor: Predictor) -> int | None:
     """Bytes that a replica may hold, where the user says so: a runtime's default is for pods."""
     limits = (predictor.model.container if predictor.model else {}).get("resources", {}).get("limits", {})
     return int(quantity(limits["memory"])) if "memory" in limits else None
-
-
-def _trusts(predictor: Predictor, annotation: str | None) -> bool:
-    """A local path is its user's to trust; what came from elsewhere may run code only where the annotation says so."""
-    if annotation is not None:
-        return annotation == "true"
-    model = predictor.model
-    if model is not None and model.storage is not None:
-        return False
-    uris = [*((model.storage_uri or "",) if model else ()), *(one.uri for one in predictor.storage_uris)]
-    return all("://" not in uri or uri.startswith("file://") for uri in uris)
 
 
 class _Book:

@@ -245,10 +245,15 @@ def _whole(kind: Kind, raw: Object) -> Object:
 
 
 def _changed(there: Object, raw: Object) -> Object:
-    """The object with another spec, and with labels and annotations added; what others keep at it stays."""
+    """The object with another spec, and with labels and annotations added; what others keep at it stays.
+
+    What was read, and has a version for it, says all of them: what it leaves out is taken away.
+    """
     meta, given = dict(there["metadata"]), raw["metadata"]
     for key in ("labels", "annotations"):
-        if given.get(key):
+        if key in given and "resourceVersion" in given:
+            meta[key] = given[key]
+        elif given.get(key):
             meta[key] = {**(meta.get(key) or {}), **given[key]}
     meta["resourceVersion"] = given.get("resourceVersion", meta["resourceVersion"])
     return {**there, "metadata": meta, "spec": raw["spec"]}

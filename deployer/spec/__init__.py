@@ -41,6 +41,7 @@ from deployer.spec.schema import (
     Spec,
     explicit,
     is_custom,
+    trusts,
 )
 from deployer.spec.validation import check, hide
 
@@ -81,6 +82,7 @@ __all__ = [
     "pinned",
     "predictor_object",
     "quantity",
+    "trusts",
 ]
 
 

@@ -281,3 +281,14 @@ _WHERE = frozenset(("storage_uri", "storage"))
 
 def _given(part: Part) -> dict[str, Any]:
     return {name: getattr(part, name) for name in part.model_fields_set}
+
+
+def trusts(predictor: Predictor, annotation: str | None) -> bool:
+    """A local path is its user's to trust; what came from elsewhere may run code only where the annotation says so."""
+    if annotation is not None:
+        return annotation == "true"
+    model = predictor.model
+    if model is not None and model.storage is not None:
+        return False
+    uris = [*((model.storage_uri or "",) if model else ()), *(one.uri for one in predictor.storage_uris)]
+    return all("://" not in uri or uri.startswith("file://") for uri in uris)

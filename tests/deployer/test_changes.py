@@ -17,6 +17,11 @@ def service(predictor, canary=None, status=None, annotations=None):
     return made | ({"status": {"components": {"predictor": status}}} if status else {})
 
 
+def seen(made):
+    """By the platform, as it is."""
+    return made | {"status": made["status"] | {"observedGeneration": made["metadata"]["generation"]}}
+
+
 def model(uri, **more):
     return {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": uri, **more}}
 
@@ -107,6 +112,28 @@ ROLLBACKS = [
         None,
         2,
     ),
+    (
+        "0 % for what was promoted: the requests are the one before's, and stay there",
+        seen(service(model("/m/2.skops") | {"canaryTrafficPercent": 0}, status=TWO)),
+        None,
+        1,
+    ),
+    (
+        "a share for what was promoted, which nobody has looked at yet",
+        service(model("/m/2.skops") | {"canaryTrafficPercent": 10, "minReplicas": 1}, status=TWO),
+        None,
+        1,
+    ),
+    (
+        "a candidate that was seen",
+        seen(
+            service(
+                model("/m/3.skops") | {"canaryTrafficPercent": 0}, status=TWO | {"latestCreatedRevision": "iris-predictor-00003"}
+            )
+        ),
+        None,
+        2,
+    ),
 ]
 
 
@@ -114,7 +141,26 @@ ROLLBACKS = [
 def test_a_rollback(old, to, number):
     made, name = changes.roll_back(old, REVISIONS, to)
     assert name == f"iris-predictor-0000{number}"
+    assert made["spec"]["predictor"].pop("minReplicas", 1) == 1
     assert made["spec"]["predictor"] == model(f"/m/{number}.skops")
+
+
+@pytest.mark.parametrize(
+    ("why", "uri", "now", "trusted", "then"),
+    [
+        ("it came with the candidate", "pvc://m/2", {spec.TRUST_PICKLE: "true", "team": "x"}, False, {"team": "x"}),
+        ("it said so of the stable one too", "pvc://m/2", {spec.TRUST_PICKLE: "true"}, True, {spec.TRUST_PICKLE: "true"}),
+        ("it was taken away since", "pvc://m/2", {}, True, {spec.TRUST_PICKLE: "true"}),
+        ("a file of this machine is trusted anyway", "/m/2.skops", {spec.TRUST_PICKLE: "false"}, True, {}),
+        ("it was not trusted although it is of this machine", "/m/2.skops", {}, False, {spec.TRUST_PICKLE: "false"}),
+    ],
+)
+def test_a_rollback_takes_back_whom_to_trust(why, uri, now, trusted, then):
+    old = service(model("pvc://m/3") | {"canaryTrafficPercent": 20}, status=TWO, annotations=now)
+    revision = {"name": "iris-predictor-00002", "predictor": model(uri), "template": {"trustCode": trusted}}
+    made, _ = changes.roll_back(old, [revision])
+    assert made["metadata"]["annotations"] == then
+    assert old["metadata"]["annotations"] == now
 
 
 def test_a_rollback_keeps_how_many_there_are_and_drops_canaries():
