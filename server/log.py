@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -49,12 +50,28 @@ def _traceback(record: logging.LogRecord) -> str:
     return "".join(traceback.format_exception(*record.exc_info)).rstrip() if record.exc_info and record.exc_info[0] else ""
 
 
+def timestamp(at: float) -> str:
+    """Seconds of the epoch as UTC, to the millisecond: 2026-11-24T18:00:00.123Z."""
+    return _timestamp(int(at * 1e3))
+
+
+@lru_cache(maxsize=8)
+def _timestamp(milliseconds: int) -> str:
+    """Many lines are written in the same one."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:03}Z"
+
+
 class JsonLines(logging.Formatter):
     """One object a line: timestamp (UTC), level, event, then the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z"
-        line = {"timestamp": stamp, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
+        line = {
+            "timestamp": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **_fields(record),
+        }
         if text := _traceback(record):
             line["exception"] = text
         try:

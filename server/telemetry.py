@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from server.log import Sink, defused, log
+from server.log import Sink, defused, log, timestamp
 from server.tensors import Timing
 
 # How the gauges of several living processes become one.
@@ -268,12 +268,12 @@ def json_line(at: float, record: Record) -> bytes:
     """
     *_, seconds, request_id, rows, bytes_in, bytes_out, (queue, compute, batch_rows), error = record
     failed = b',"error":' + orjson.dumps(error) if error else b""
-    return _LINE % (at, _said(record[:6]), seconds * 1e3, queue * 1e3, compute * 1e3, batch_rows,
+    return _LINE % (timestamp(at).encode(), _said(record[:6]), seconds * 1e3, queue * 1e3, compute * 1e3, batch_rows,
                     rows, bytes_in, bytes_out, orjson.dumps(request_id[:256]), failed)  # fmt: skip
 
 
 _LINE = (
-    b'{"time":%.3f,"event":"request",%b,"ms":%.3f,"queue_ms":%.3f,"compute_ms":%.3f,"batch_rows":%d,'
+    b'{"timestamp":"%b","event":"request",%b,"ms":%.3f,"queue_ms":%.3f,"compute_ms":%.3f,"batch_rows":%d,'
     b'"rows":%d,"bytes_in":%d,"bytes_out":%d,"request_id":%b%b}\n'
 )
 

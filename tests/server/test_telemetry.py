@@ -149,7 +149,8 @@ def test_buckets_go_from_half_a_millisecond_to_a_minute(found):
 
 def test_a_line_of_the_access_log_says_what_was_asked_and_where_the_time_went(requests):
     line = requests["good"]
-    assert {"time", "ms", "queue_ms", "compute_ms", "batch_rows", "bytes_out"} <= set(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["timestamp"])
+    assert {"ms", "queue_ms", "compute_ms", "batch_rows", "bytes_out"} <= set(line)
     assert line["ms"] >= line["compute_ms"] > 0
     wanted = {"protocol": "v2", "method": "infer", "path": PATH, "model": "faults", "version": "", "code": 200, "rows": 3}
     assert wanted.items() <= line.items()
