@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from deployer.observed import Observed, RevisionSeen
-from deployer.plan import Plan, Problem
+from deployer.observed import Failure, Observed, RevisionSeen
+from deployer.plan import Plan, Problem, Target
 from deployer.spec import InferenceService
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
@@ -75,6 +76,8 @@ def _predictor(plan: Plan, observed: Observed) -> tuple[str, str, str, str]:
     if latest is None or any(observed.models[uri].state == "fetching" for uri in plan.fetch if uri in observed.models):
         return kind, UNKNOWN, "ModelFetching", fetching(plan, observed)
     fewest = next((r.min_replicas for r in plan.revisions if r.name == latest.name), 1)
+    if stuck := _stuck(plan, observed, latest):
+        return kind, FALSE, stuck.reason, stuck.message
     if latest.ready >= fewest and _settled(plan, latest.name):
         return (kind, FALSE, observed.lacking.reason, observed.lacking.message) if observed.lacking else (kind, TRUE, "", "")
     if latest.failure and latest.ready < fewest:
@@ -88,6 +91,13 @@ def _settled(plan: Plan, latest: str) -> bool:
     rest = 100 - sum(p for _, _, p in plan.asked[1:])
     routed = sum(t.percent for t in plan.traffic if t.revision == latest)
     return routed > 0 or percent == 0 or rest == 0
+
+
+def _stuck(plan: Plan, observed: Observed, latest: RevisionSeen) -> Failure | None:
+    """Why the requests don't come to the newest revision although enough of it is ready: of a promotion, what takes the stable
+    one's place can't start."""
+    wanted = next((t.percent for t in plan.traffic if t.revision == latest.name), 0)
+    return latest.failure if observed.weights and observed.weights.get(latest.name, 0) < wanted else None
 
 
 def fetching(plan: Plan, observed: Observed) -> str:
@@ -107,7 +117,8 @@ def _ingress(plan: Plan, observed: Observed) -> tuple[str, str, str, str]:
     if not wanted:
         return kind, UNKNOWN, "NoReadyRevision", "there is no ready revision to route to"
     if wanted != {name: percent for name, percent in observed.weights.items() if percent}:
-        return kind, UNKNOWN, "Routing", "the routes are being changed"
+        shares = ", ".join(f"{name} has {percent} %" for name, percent in observed.weights.items() if percent)
+        return kind, UNKNOWN, "Routing", f"the routes are being changed{shares and f': {shares} of the requests so far'}"
     return kind, TRUE, "", ""
 
 
@@ -142,7 +153,7 @@ def _component(plan: Plan, observed: Observed) -> dict[str, Any]:
     latest = plan.asked[0][1] if plan.asked else ""
     traffic = [
         {"revisionName": t.revision, "percent": t.percent, "latestRevision": t.revision == latest, "tag": t.tag}
-        for t in plan.traffic
+        for t in _routed(plan, observed)
     ]
     history = plan.history
     revisions = {
@@ -155,12 +166,23 @@ def _component(plan: Plan, observed: Observed) -> dict[str, Any]:
     return component | ({"url": observed.url} if observed.url else {})
 
 
+def _routed(plan: Plan, observed: Observed) -> Sequence[Target]:
+    """What is routed, of what is planned and of what had the requests before and has some yet."""
+    now = {name: percent for name, percent in observed.weights.items() if percent}
+    if sum(now.values()) != 100 or not plan.traffic:
+        return plan.traffic
+    planned = {t.revision for t in plan.traffic}
+    left = [Target(name, percent, "prev") for name, percent in now.items() if name not in planned]
+    return (*left, *(replace(t, percent=now.get(t.revision, 0)) for t in plan.traffic))
+
+
 def _model_status(plan: Plan, observed: Observed) -> dict[str, Any]:
     latest = _asked(plan, observed)
     fewest = next((r.min_replicas for r in plan.revisions if latest and r.name == latest.name), 1)
-    active = next((observed.revision(t.revision) for t in plan.traffic if t.percent), None)
+    active = next((observed.revision(t.revision) for t in _routed(plan, observed) if t.percent), None)
     failed = _failure(plan, latest)
-    target = "Loaded" if latest and latest.ready >= fewest else "FailedToLoad" if failed else "Loading" if latest else "Pending"
+    loaded = latest and latest.ready >= fewest and not _stuck(plan, observed, latest)
+    target = "Loaded" if loaded else "FailedToLoad" if failed else "Loading" if latest else "Pending"
     transition = "UpToDate" if target == "Loaded" else "InProgress"
     if failed and target != "Loaded":
         transition = "InvalidSpec" if failed["reason"] in INVALID_SPEC else "BlockedByFailedLoad"

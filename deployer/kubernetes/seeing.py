@@ -52,8 +52,8 @@ def seen_deployments(deployments: Iterable[Object], of_pods: Iterable[Object]) -
     for one in deployments:
         if (one["metadata"].get("labels") or {}).get("component") == "predictor":
             name, seen = one["metadata"]["name"], seen_deployment(one)
-            alone = revisions.get(selector(name)["app"]) == {short(seen.revision)}
-            found[name] = replace(seen, alone=alone)
+            there, own = revisions.get(selector(name)["app"], set()), {short(seen.revision)}
+            found[name] = replace(seen, alone=there == own, others=frozenset(there - own))
     return found
 
 

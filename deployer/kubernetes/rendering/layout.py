@@ -56,6 +56,8 @@ class SeenDeployment:
     """These numbers are of its newest template."""
     alone: bool = False
     """There are pods of it, and none of another revision: its template may have changed otherwise, by a label for instance."""
+    others: frozenset[str] = frozenset()
+    """Of the revisions that its pods are of, those that are not its own, by their label."""
 
     @property
     def is_rolled(self) -> bool:
@@ -111,14 +113,17 @@ def seen_deployment(raw: Mapping[str, Any]) -> SeenDeployment:
 def weights(shares_now: Mapping[str, int], seen: Mapping[str, SeenDeployment], history: History) -> dict[str, int]:
     """Percent by revision, for `Observed.weights`.
 
-    A Deployment that is being rolled counts for the revision that was rolled out last: pods of both answer.
+    A Deployment that is being rolled counts for the revision that it had: pods of both answer.  What was rolled out last may be
+    what it is being rolled to, since a candidate with a Deployment of its own is promoted before the stable one has it.
     """
+    before = (history.rolled_out, history.previous)
     found: dict[str, int] = {}
     for name, percent in shares_now.items():
         one = seen.get(name)
         if one is None or not percent:
             continue
-        revision = one.revision if one.is_rolled or not history.rolled_out else history.rolled_out
+        old = next((revision for revision in before if revision and short(revision) in one.others), history.rolled_out)
+        revision = one.revision if one.is_rolled or not old else old
         found[revision] = found.get(revision, 0) + percent
     return found
 

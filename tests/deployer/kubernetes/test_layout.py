@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer import spec
+from deployer import spec, status
 from deployer.kubernetes.rendering.layout import Layout, SeenDeployment, Share, layout, seen_deployment, short, weights
 from deployer.kubernetes.seeing import seen_deployments
-from deployer.observed import History, Observed, RevisionSeen
+from deployer.observed import Failure, History, Observed, RevisionSeen
 from deployer.plan import Abilities, Plan, RevisionPlan, Target, plan
 
 CLUSTER = Abilities(fetches=False, pods=True)
@@ -118,6 +118,13 @@ def test_a_roll_counts_for_the_revision_that_was_rolled_out_last():
     assert weights(now, rolled, History(rolled_out="r1")) == {"r2": 100}
 
 
+def test_a_promotion_counts_for_what_the_stable_deployment_had_until_it_is_rolled():
+    """What was rolled out last is the candidate by then, and the stable one is on its way to it."""
+    rolling = {HOME: SeenDeployment("r2", 2, 1, 1, 1, others=frozenset(["r1"])), CANARY: SeenDeployment("r2", 1, 1, 1, 1)}
+    now = {HOME: 80, CANARY: 20}
+    assert weights(now, rolling, History(rolled_out="r2", previous="r1")) == {"r1": 80, "r2": 20}
+
+
 def test_a_deployment_is_read_with_what_it_does_not_say():
     assert seen_deployment({}) == SeenDeployment("")
     raw = {
@@ -209,12 +216,17 @@ class World:
     def __init__(self):
         self.broken, self.deployments, self.shares, self.history = set(), {}, {}, History()
         self.revisions, self.laid, self.load = {}, Layout(), 2
-        self.trail = []
+        self.trail, self.failures, self.told = [], {}, {}
 
     def seen(self):
         return {
             name: SeenDeployment(
-                d.revision, sum(d.pods.values()), d.pods.get(d.revision, 0), d.ready(self.broken), d.ready(self.broken)
+                d.revision,
+                sum(d.pods.values()),
+                d.pods.get(d.revision, 0),
+                d.ready(self.broken),
+                d.ready(self.broken),
+                others=frozenset(d.pods) - {d.revision},
             )
             for name, d in self.deployments.items()
         }
@@ -223,7 +235,9 @@ class World:
         count = {name: sum(d.pods.get(name, 0) for d in self.deployments.values()) for name in self.revisions}
         ready = {name: 0 if name in self.broken else n for name, n in count.items()}
         seen = [
-            RevisionSeen(r.name, r.number, r.hash, r.template, count[r.name], ready[r.name], ready[r.name])
+            RevisionSeen(
+                r.name, r.number, r.hash, r.template, count[r.name], ready[r.name], ready[r.name], self.failures.get(r.name)
+            )
             for r in self.revisions.values()
         ]
         return Observed(tuple(seen), {}, weights(self.shares, self.seen(), self.history), self.history)
@@ -240,6 +254,7 @@ class World:
         self.shares = {s.workload: s.percent for s in self.laid.shares}
         self.deployments = {name: d for name, d in self.deployments.items() if name in keep}
         self.check()
+        self.told = status.derive(wanted, made, self.observed(), {}, 0.0)
 
     def check(self):
         assert sum(self.shares.values()) in (0, 100)
@@ -303,6 +318,39 @@ def test_a_canary_promoted(world):
     assert world.settle(service(model("two"))) == ["iris-predictor=80 iris-predictor-canary=20", "iris-predictor=100"]
     assert world.carries() == {HOME: {TWO: 5}}
     assert world.history.previous == ONE
+
+
+def ready(told):
+    one = next(one for one in told["conditions"] if one["type"] == "Ready")
+    return one["status"], one.get("reason", "")
+
+
+def percents(told):
+    return {one["revisionName"]: one["percent"] for one in told["components"]["predictor"]["traffic"] if one["percent"]}
+
+
+def test_a_promotion_is_ready_once_the_requests_are_where_the_spec_wants_them(world):
+    """KServe's way to wait, a condition and a generation, must not be through before."""
+    world.settle(service(model("two", canaryTrafficPercent=20, minReplicas=1)))
+    wanted, seen = service(model("two", minReplicas=1)), []
+    for _ in range(12):
+        world.reconcile(wanted)
+        carried = {r for name, percent in world.shares.items() if percent for r in world.deployments[name].pods}
+        assert (ready(world.told)[0] == "True") == (carried == {TWO}), world.told
+        seen.append(percents(world.told))
+        world.deployments[HOME].roll(())
+    assert seen[0] == {ONE: 80, TWO: 20}
+    assert seen[-1] == {TWO: 100}
+
+
+def test_a_promotion_that_has_no_room_says_so_with_the_shares_as_they_are(world):
+    world.settle(service(model("two", canaryTrafficPercent=20, minReplicas=1)))
+    world.failures = {TWO: Failure("Unschedulable", "no node takes pod iris-predictor-x", 0.0)}
+    for _ in range(3):
+        world.reconcile(service(model("two", minReplicas=1)))
+        assert ready(world.told) == ("False", "Unschedulable")
+        assert percents(world.told) == {ONE: 80, TWO: 20}
+        assert world.told["modelStatus"]["lastFailureInfo"]["reason"] == "Unschedulable"
 
 
 @pytest.mark.parametrize("back", [service(model("one")), service(model("two", canaryTrafficPercent=0))])
