@@ -24,6 +24,9 @@ class Wish:
     trust_pickle: bool | None = None
     timeout: int | None = None
     sha256: str | None = None
+    cpu: str | None = None
+    """Of a replica, as Kubernetes writes it: what it asks for and may take."""
+    memory: str | None = None
 
 
 def deploy(old: Mapping[str, Any] | None, namespace: str, name: str, wish: Wish) -> dict[str, Any]:
@@ -37,6 +40,10 @@ def deploy(old: Mapping[str, Any] | None, namespace: str, name: str, wish: Wish)
     model |= {"modelFormat": {"name": wish.format}, "storageUri": wish.uri}
     if wish.runtime:
         model["runtime"] = wish.runtime
+    asked = {name: value for name, value in (("cpu", wish.cpu), ("memory", wish.memory)) if value is not None}
+    if asked:
+        said = model.get("resources", {})
+        model["resources"] = said | {kind: {**said.get(kind, {}), **asked} for kind in ("requests", "limits")}
     predictor["model"] = model
     for field, value in (("minReplicas", wish.min_replicas), ("maxReplicas", wish.max_replicas), ("timeout", wish.timeout)):
         if value is not None:

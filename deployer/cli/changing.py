@@ -59,6 +59,10 @@ def deploy(
     request_timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a request may take.", show_default=False)
     ] = None,
+    cpu: Annotated[
+        str | None, typer.Option(metavar="CPUS", help="Of each replica: 500m, 2. In a cluster.", show_default=False)
+    ] = None,
+    memory: Annotated[str | None, typer.Option(metavar="BYTES", help="Of each replica: 512Mi, 2Gi.", show_default=False)] = None,
     namespace: Namespace = "",
     target: TargetOption = Where.local,
     context: Context = "",
@@ -69,15 +73,17 @@ def deploy(
     """Serve MODEL_URI: a service that goes on running, behind one address, and that can be changed without losing a request."""
     with errors():
         uri = _absolute(model, target)
-        wish = changes.Wish(
-            uri, format or _format(uri), canary, min_replicas, max_replicas, runtime, trust_pickle, request_timeout, sha256
-        )
         client = client_for(target, context)
         namespace = namespace or client.namespace
         name = name or _name(uri)
-        if canary is not None and _existing(client, namespace, name) is None:
+        old = _existing(client, namespace, name)
+        format = format or _format(uri, old)
+        wish = changes.Wish(
+            uri, format, canary, min_replicas, max_replicas, runtime, trust_pickle, request_timeout, sha256, cpu, memory
+        )
+        if canary is not None and old is None:
             say(f"there is no service {name} yet: this model gets all requests, not {canary} %", "yellow")
-        made = changes.deploy(_existing(client, namespace, name), namespace, name, wish)
+        made = changes.deploy(old, namespace, name, wish)
         _finish(client, client.apply(made), wait, timeout, output)
 
 
@@ -106,10 +112,13 @@ def _absolute(model: str, target: Where) -> str:
     return str(found) + (f":{name}" if colon else "")
 
 
-def _format(uri: str) -> str:
+def _format(uri: str, old: Mapping[str, Any] | None) -> str:
+    """By looking, and where nothing tells, what the service has served until now."""
     path = Path(uri.removeprefix("file://"))
     inside = [p.name for p in path.rglob("*")] if path.is_dir() else []
     found = spec.format_of(uri, inside)
+    before = (old or {}).get("spec", {}).get("predictor", {}).get("model", {}).get("modelFormat", {}).get("name")
+    found = found or before
     if found is None:
         raise SpecError(
             [spec.Mistake("MODEL_URI", f"{uri} does not tell what it is; say so with --format sklearn|onnx|tensorflow|python")]

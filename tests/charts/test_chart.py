@@ -225,6 +225,18 @@ def test_the_runtimes_are_the_built_in_ones():
     assert images == {f"serveplane/{name}:9" for name in ("sklearn", "onnx", "tensorflow", "python")}
 
 
+def test_what_predictors_ask_for_is_a_value():
+    asked = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+    found = of("ClusterServingRuntime", template({"runtimes": {"resources": asked}}))
+    assert [one["spec"]["containers"][0]["resources"] for one in found] == [asked] * len(BUILTIN)
+
+
+@pytest.mark.parametrize("kind", ["istio", "gateway-api"])
+def test_the_way_to_services_outlives_the_release(kind):
+    (gateway,) = of("Gateway", template({"ingress": {"kind": kind, "gateway": {"create": True}}}))
+    assert gateway["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
 def test_with_roles_only_the_runtimes_are_the_namespaces_own_and_nothing_is_the_clusters():
     found = template(VALUES["only Roles"])
     places = {one["metadata"]["namespace"] for one in of("ServingRuntime", found)}
@@ -273,7 +285,7 @@ def test_what_the_controller_makes_it_may_make(case):
 def test_the_notes_name_the_next_command():
     said = helm("install", "serveplane", CHART, "-n", "models", "--dry-run=client")
     notes = said.rpartition("NOTES:")[2]
-    for text in ("helm test serveplane -n models", "kubectl apply -f -", "helm install serveplane-crds", "namespace kserve"):
+    for text in ("helm test serveplane -n models", "kubectl apply -f -", "helm install serveplane-crds", "namespace kserve", 'curl -H "Host'):
         assert text in notes
 
 

@@ -68,6 +68,16 @@ def test_a_deploy(old, wish, predictor):
     spec.parse(made)
 
 
+def test_a_deploy_says_what_each_replica_asks_for_and_may_take():
+    old = service(model("/m/a.skops", resources={"requests": {"cpu": "1", "x": "2"}, "claims": []}))
+    made = changes.deploy(old, "default", "iris", Wish("/m/b.skops", "sklearn", cpu="500m", memory="1Gi"))
+    assert made["spec"]["predictor"]["model"]["resources"] == {
+        "requests": {"cpu": "500m", "x": "2", "memory": "1Gi"},
+        "limits": {"cpu": "500m", "memory": "1Gi"},
+        "claims": [],
+    }
+
+
 def test_a_deploy_says_whom_to_trust_by_an_annotation_beside_the_others():
     old = service(model("/m/a.skops"), annotations={"team": "x"})
     made = changes.deploy(old, "default", "iris", Wish("/m/b.skops", "sklearn", trust_pickle=False))
