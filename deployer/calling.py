@@ -22,5 +22,8 @@ def call(url: str, body: Any, headers: Mapping[str, str]) -> Any:
             return json.loads(response.read())
     except urllib.error.HTTPError as error:
         raise DeployerError(f"{error.code}: {error.read().decode(errors='replace')[:2000]}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        cause = getattr(error, "reason", error)
+        raise DeployerError(f"nothing answers at {url}: {getattr(cause, 'strerror', None) or cause}") from None
+    except ValueError as error:
         raise DeployerError(f"{url}: {error}") from None

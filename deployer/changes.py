@@ -97,13 +97,15 @@ def roll_back(
 ) -> tuple[dict[str, Any], str]:
     """The service as an earlier revision had it, and that revision's name.
 
-    Without `to`: a candidate is given up; where there is none, it is the revision that was rolled out before.
+    `to` is a revision's name, or its number.  Without it: a candidate is given up; where there is none, it is the revision that was rolled out before.
     """
     made = _bare(old)
     component = old.get("status", {}).get("components", {}).get("predictor", {})
     stable, before = component.get("latestRolledoutRevision"), component.get("previousRolledoutRevision")
     known = {r["name"]: r for r in revisions}
     wanted = to or (stable if _has_candidate(old, known.get(stable)) else before)
+    if wanted and wanted.isdecimal():
+        wanted = next((r["name"] for r in revisions if r.get("number") == int(wanted)), wanted)
     if not wanted:
         raise Conflict(f"{_name(old)} has no earlier revision to go back to")
     if wanted not in known:

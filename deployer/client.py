@@ -68,6 +68,9 @@ class Client(Protocol):
     def ask(self, service: Mapping[str, Any], path: str, body: Any, headers: Mapping[str, str]) -> Any:
         """The JSON that a service answers to a POST of `body`, or to a GET where it is None."""
 
+    def way(self, service: Mapping[str, Any]) -> str:
+        """Where `ask` sends its requests, for a person."""
+
     def endpoints(self, service: Mapping[str, Any]) -> Endpoints: ...
 
     def logs(self, namespace: str, name: str, tail: int, follow: bool) -> Iterator[str]:

@@ -18,8 +18,9 @@ INVALID_SPEC = ("NoSupportingRuntime", "RuntimeNotRecognized", "RuntimeDisabled"
 
 def derive(service: InferenceService, plan: Plan, observed: Observed, previous: Mapping[str, Any], now: float) -> dict[str, Any]:
     if plan.stopped:
-        conditions = [("Stopped", TRUE, "Stopped", "stopped by the annotation serving.kserve.io/stop")]
-        conditions += [(kind, FALSE, "Stopped", "") for kind in ("PredictorReady", "IngressReady", "Ready")]
+        why = "stopped by the annotation serving.kserve.io/stop"
+        conditions = [("Stopped", TRUE, "Stopped", why)]
+        conditions += [(kind, FALSE, "Stopped", why) for kind in ("PredictorReady", "IngressReady", "Ready")]
         return _status(service, conditions, previous, now, {"deploymentMode": "Standard"})
     predictor = _predictor(plan, observed)
     canaries = _canaries(plan, observed)

@@ -66,12 +66,20 @@ def get(
                 show([changed], output, single=True)
 
 
-def status(name: Service, namespace: Namespace = "", target: TargetOption = Where.local, context: Context = "") -> None:
+def status(
+    name: Service,
+    namespace: Namespace = "",
+    target: TargetOption = Where.local,
+    context: Context = "",
+    output: Output = Form.table,
+) -> None:
     """What a service is doing, and in one line why where it is not Ready."""
     with errors():
         client = client_for(target, context)
         namespace = namespace or client.namespace
         service = client.get(namespace, name)
+        if output not in (Form.table, Form.wide):
+            return show([service], output, single=True)
         out = Console(highlight=False)
         found, ready = service.get("status", {}), condition(service)
         why = "" if ready.get("status") == "True" else f"  {ready.get('reason', '')}: {ready.get('message', '')}"
@@ -139,7 +147,7 @@ def predict(
         if output is Form.json:
             print(json.dumps(answer))
             return
-        say(f"POST {url}{path}", "dim")
+        say(f"POST {client.way(service)}{path}", "dim")
         say(json.dumps(body), "dim")
         print(json.dumps(answer, indent=2) if output is Form.table else yaml.safe_dump(answer, sort_keys=False))
         say(f"{took * 1e3:.1f} ms", "dim")
@@ -190,8 +198,14 @@ def logs(
     """What a service's processes wrote, each line behind its process's name."""
     with errors():
         client = client_for(target, context)
-        for line in client.logs(namespace or client.namespace, name, tail, follow):
+        namespace = namespace or client.namespace
+        line = ""
+        for line in client.logs(namespace, name, tail, follow):
             print(line, flush=follow)
+        if not line:
+            ready = condition(client.get(namespace, name))
+            why = ": ".join(t for t in (ready.get("reason"), ready.get("message")) if t)
+            say(f"{name} has written nothing yet{why and f'; {why}'}", "yellow")
 
 
 def render(file: Files, namespace: Namespace = "", target: TargetOption = Where.local) -> None:

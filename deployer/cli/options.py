@@ -65,6 +65,8 @@ Files = Annotated[
 
 def client_for(target: Where, context: str = "", gateway: str = "") -> Client:
     if target is Where.kubernetes:
+        if gateway and not gateway.startswith(("http://", "https://")):
+            raise typer.BadParameter(f"found {gateway!r}, wanted a URL: write http://{gateway}", param_hint="--gateway")
         # not for those who stay on this machine: the libraries for a cluster take their time
         from deployer.kubernetes.client import ClusterClient
 

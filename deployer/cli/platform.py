@@ -94,6 +94,8 @@ def _not_up(client: LocalClient) -> str:
 
 def doctor() -> None:
     """Look for what would keep services from running here; exit 1 where something would."""
+    if os.environ.get("SERVE_TARGET") == "kubernetes":
+        say("this is about this machine; of the cluster: kubectl -n kserve get pods, and serve get", "yellow")
     home = state.find()
     checks = [_python(), _envoy(), _home(home), _space(home), _supervisor(home)]
     out = Console(highlight=False)

@@ -11,6 +11,10 @@ from deployer.cli.output import TIMED_OUT, condition, err, give_up, say
 from deployer.client import Client
 
 LOOK_EVERY = 0.1
+NOBODY = (
+    "no controller has looked at it; is one there? kubectl get deployments -A -l app.kubernetes.io/part-of=serveplane "
+    "shows it, and helm install serveplane charts/serveplane -n kserve --create-namespace makes one"
+)
 # Reasons that no waiting mends.
 FINAL = ("BlockedByFailedLoad", "InvalidSpec")
 
@@ -43,7 +47,8 @@ def until_ready(client: Client, applied: Mapping[str, Any], timeout: float) -> d
                     say(f"{time.monotonic() - started:5.1f} s  {text}", "dim")
                 said = text
             if time.monotonic() - started > timeout:
-                raise give_up(f"{meta['name']} is not Ready after {timeout:g} s: {text or 'nothing is known yet'}", TIMED_OUT)
+                why = text if seen or client.platform == "local" else NOBODY
+                raise give_up(f"{meta['name']} is not Ready after {timeout:g} s: {why or 'nothing is known yet'}", TIMED_OUT)
             time.sleep(LOOK_EVERY)
 
 

@@ -146,6 +146,12 @@ class ClusterClient:
         except ValueError as error:
             raise DeployerError(f"{name} answered no JSON at {path}: {error}") from None
 
+    def way(self, service: Mapping[str, Any]) -> str:
+        status = service["status"]
+        if self._gateway:
+            return f"{self._gateway} (Host: {urlsplit(status['url']).netloc}) "
+        return f"(through the API server) {status['address']['url']}"
+
     def endpoints(self, service: Mapping[str, Any]) -> Endpoints:
         """The gateway's: the API server is nobody to put load on."""
         if not self._gateway:

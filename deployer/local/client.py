@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deployer import spec
+from deployer import names, spec
 from deployer.calling import call
-from deployer.client import Endpoints, Replica, check_name
+from deployer.client import Endpoints, Replica, absent, check_name
 from deployer.errors import Conflict, DeployerError, Mistake, NotFound, SpecError
 from deployer.local import state
 from deployer.local.api import ROOT, RUNTIMES
@@ -48,10 +48,27 @@ class LocalClient:
         self._was_up = False
 
     def get(self, namespace: str, name: str) -> dict[str, Any]:
+        self._need(namespace, name)
         return self._ask("GET", _path(namespace, name))
 
     def listed(self, namespace: str | None) -> list[dict[str, Any]]:
+        if self._keeps_nothing():
+            return []
         return list(self._ask("GET", _path(namespace))["items"])
+
+    def _keeps_nothing(self) -> bool:
+        """Whether there is no service to look at, so that no platform need be started for it."""
+        if self.is_up() or self._home.service_keys():
+            return False
+        if unusable := self._home.unusable():
+            raise DeployerError(unusable)
+        return True
+
+    def _need(self, namespace: str, name: str) -> None:
+        """NotFound for what is not kept here: no platform is started only to say so."""
+        check_name(namespace, name)
+        if not self._home.service(names.key(namespace, name)).exists() and not self.is_up():
+            raise NotFound(f"{absent(namespace, name)} on this machine; for a cluster's say --target kubernetes")
 
     def apply(self, raw: dict[str, Any], content: str = "") -> dict[str, Any]:
         """`content` says which content a model's URI stands for: "" what is there now, "known" what was found last, or
@@ -61,6 +78,7 @@ class LocalClient:
         return self._ask("PUT", f"{path}/content/{content}" if content else path, raw)
 
     def delete(self, namespace: str, name: str) -> dict[str, Any]:
+        self._need(namespace, name)
         return self._ask("DELETE", _path(namespace, name))
 
     def revisions(self, namespace: str, name: str) -> list[dict[str, Any]]:
@@ -87,6 +105,9 @@ class LocalClient:
 
     def ask(self, service: Mapping[str, Any], path: str, body: Any, headers: Mapping[str, str]) -> Any:
         return call(service["status"]["url"] + path, body, headers)
+
+    def way(self, service: Mapping[str, Any]) -> str:
+        return str(service["status"]["url"])
 
     def endpoints(self, service: Mapping[str, Any]) -> Endpoints:
         status = service["status"]

@@ -17,6 +17,8 @@ from deployer.spec.schema import SERVER_CONTAINER, AutoScaling, Component, Infer
 Mistakes = Iterator[Mistake]
 
 MAX_LABEL = 63
+# Of a service: "-transformer" after it is a label yet.
+MAX_NAME = 51
 TRANSFORMER_CONTAINER = "transformer-container"
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -77,20 +79,23 @@ def _checksum(service: InferenceService) -> Mistakes:
 
 
 def _as_name(name: str) -> str:
-    near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")
+    near = re.sub(r"[^a-z0-9]+", "-", name.lower()).lstrip("-0123456789").rstrip("-")
     return f"; {near!r} would do" if _NAME.fullmatch(near) and len(near) < 40 else ""
 
 
 def _length(service: InferenceService) -> Mistakes:
-    """Names become labels of a host name, which hold 63 characters."""
+    """Names become labels of a host name, which hold 63 characters: with its namespace, and with what its parts are called."""
     meta, spec = service.metadata, service.spec
-    parts = ["predictor", *(name for name in ("transformer", "explainer") if getattr(spec, name) is not None)]
-    longest = max((f"{meta.name}-{part}-{meta.namespace}" for part in parts), key=len)
-    if len(longest) > MAX_LABEL:
+    host = f"{meta.name}-{meta.namespace}"
+    if len(meta.name) > MAX_NAME:
+        yield Mistake(
+            "metadata.name", f"is too long: it has {len(meta.name)} characters, and {MAX_NAME} are allowed; shorten it"
+        )
+    elif len(host) > MAX_LABEL:
         yield Mistake(
             "metadata.name",
-            f"is too long: its host {show(longest)} has a label of {len(longest)} characters, and {MAX_LABEL} are allowed; "
-            f"shorten name or namespace by {len(longest) - MAX_LABEL}",
+            f"is too long: its host {show(host)} has a label of {len(host)} characters, and {MAX_LABEL} are allowed; "
+            f"shorten name or namespace by {len(host) - MAX_LABEL}",
         )
     named = [("spec.predictor.name", spec.predictor.name)]
     named += [(f"spec.canary[{at}].predictor.name", one.predictor.name) for at, one in enumerate(spec.canary)]
@@ -239,7 +244,8 @@ def _storage(path: str, predictor: Predictor) -> Mistakes:
     says_nothing = not (model.storage_uri or model.storage or several or model.runtime)
     if says_nothing and model.model_format.name in SERVED and not model.container.keys() & {"image", "args", "env", "command"}:
         yield Mistake(
-            f"{path}.model.storageUri", "missing: say where the model is, such as /models/iris.skops or https://…/model.onnx"
+            f"{path}.model.storageUri", "missing: say where the model is, such as https://…/model.onnx; in a cluster pvc://CLAIM/PATH, on one machine "
+            "/models/iris.skops"
         )
 
 

@@ -106,7 +106,7 @@ def test_promoting_an_entry_makes_it_the_predictor_whole_and_leaves_the_others()
         changes.promote(ONE)
 
 
-REVISIONS = [{"name": f"iris-predictor-0000{n}", "predictor": model(f"/m/{n}.skops")} for n in (1, 2, 3)]
+REVISIONS = [{"name": f"iris-predictor-0000{n}", "number": n, "predictor": model(f"/m/{n}.skops")} for n in (1, 2, 3)]
 TWO = {
     "latestCreatedRevision": "iris-predictor-00002",
     "latestRolledoutRevision": "iris-predictor-00002",
@@ -115,6 +115,7 @@ TWO = {
 ROLLBACKS = [
     ("to the one before", service(model("/m/2.skops"), status=TWO), None, 1),
     ("to one by name", service(model("/m/2.skops"), status=TWO), "iris-predictor-00003", 3),
+    ("to one by number", service(model("/m/2.skops"), status=TWO), "3", 3),
     ("a candidate is given up", service(model("/m/3.skops") | {"canaryTrafficPercent": 9}, status=TWO), None, 2),
     (
         "an update that never got ready is given up",

@@ -31,6 +31,7 @@ WRONG = [
     ("nothing there", ["run", "/nowhere/m.onnx", "--http-port=0", "--grpc-port=0"], 1, "no model found at /nowhere/m.onnx"),
     ("nothing to deploy", ["deploy", "/nowhere/m.onnx"], 1, "no model found at /nowhere/m.onnx"),
     ("no such cluster", ["get", "--target", "kubernetes", "--context", "nowhere"], 1, "no cluster to talk to"),
+    ("an ingress that is no URL", ["predict", "iris", "--target", "kubernetes", "--gateway", "127.0.0.1:1"], 2, "http://127.0.0.1:1"),
     ("a context of this machine", ["get", "--context", "x"], 2, "--target kubernetes"),
     ("a name that is none", ["deploy", EXAMPLES / "iris.skops", "--name", "Two Words"], 2, "'two-words' would do"),
     ("a time that is none", ["deploy", EXAMPLES / "iris.skops", "--timeout", "soon"], 2, "30s, 2m or 1h"),
@@ -76,6 +77,29 @@ def test_a_state_directory_that_can_t_be_used_is_told_with_what_to_do(arguments,
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert text in done.stdout + done.stderr or code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["status", "iris"], 3, "--target kubernetes"),
+        (["predict", "iris"], 3, "no InferenceService 'iris'"),
+        (["logs", "iris"], 3, "no InferenceService 'iris'"),
+        (["rollback", "iris"], 3, "no InferenceService 'iris'"),
+        (["delete", "iris"], 3, "no InferenceService 'iris'"),
+        (["get"], 0, "no services here"),
+    ],
+)
+def test_a_look_at_what_is_not_there_starts_nothing(arguments, code, text, tmp_path):
+    home = tmp_path / "home"
+    done = serve(*arguments, env={**os.environ, "SERVEPLANE_HOME": str(home)})
+    assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+    assert not (home / "supervisor.lock").exists()
+
+
+def test_the_machines_doctor_says_that_it_looks_at_no_cluster(tmp_path):
+    done = serve("doctor", env={**os.environ, "SERVEPLANE_HOME": str(tmp_path / "h"), "SERVE_TARGET": "kubernetes"})
+    assert "this machine" in done.stderr
 
 
 def test_output_that_can_t_be_written_ends_with_a_line_that_says_so():
