@@ -73,6 +73,7 @@ def promote(old: Mapping[str, Any], canary: str | None = None) -> dict[str, Any]
             raise Conflict(
                 f"{_name(old)} has no canary to promote; `serve deploy MODEL --name {_name(old)} --canary 10` makes one"
             )
+        _check_loads(old, old.get("status", {}).get("modelStatus", {}))
         made = _bare(old)
         del made["spec"]["predictor"]["canaryTrafficPercent"]
         return made
@@ -80,6 +81,8 @@ def promote(old: Mapping[str, Any], canary: str | None = None) -> dict[str, Any]
     chosen = canary or (names[0] if len(names) == 1 else "")
     if chosen not in names:
         raise Conflict(f"{_name(old)} has the canaries {', '.join(names)}; say which: serve promote {_name(old)} --canary NAME")
+    told = {one.get("name"): one for one in old.get("status", {}).get("canaryStatuses", ())}
+    _check_loads(old, told.get(chosen, {}).get("modelStatus", {}))
     # whole, with what its entry left to the stable predictor; as many replicas as that has, not the share of a canary
     counts = {"min_replicas": predictor.min_replicas, "max_replicas": predictor.max_replicas}
     won = explicit(canaries[names.index(chosen)].predictor.model_copy(update=counts))
@@ -92,12 +95,25 @@ def promote(old: Mapping[str, Any], canary: str | None = None) -> dict[str, Any]
     return made
 
 
+def _check_loads(old: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Conflict where the candidate can't serve: promoting it would give it nothing, and take the split away."""
+    is_seen = old.get("status", {}).get("observedGeneration") == old["metadata"].get("generation")
+    if is_seen and model.get("states", {}).get("targetModelState") == "FailedToLoad":
+        failed = model.get("lastFailureInfo", {})
+        why = ": ".join(t for t in (failed.get("reason"), failed.get("message")) if t)
+        raise Conflict(
+            f"the candidate of {_name(old)} can't serve{why and f': {why}'}; deploy another one, "
+            f"or give it up: serve rollback {_name(old)}"
+        )
+
+
 def roll_back(
     old: Mapping[str, Any], revisions: Sequence[Mapping[str, Any]], to: str | None = None
 ) -> tuple[dict[str, Any], str]:
     """The service as an earlier revision had it, and that revision's name.
 
-    `to` is a revision's name, or its number.  Without it: a candidate is given up; where there is none, it is the revision that was rolled out before.
+    `to` is a revision's name, or its number.
+    Without it: a candidate is given up; where there is none, it is the revision that was rolled out before.
     """
     made = _bare(old)
     component = old.get("status", {}).get("components", {}).get("predictor", {})

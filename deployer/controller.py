@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from deployer import spec, status
 from deployer.errors import SpecError
 from deployer.plan import plan
 from deployer.platform import Platform
-from deployer.runtimes import formats_of
+from deployer.runtimes import ServingRuntime, formats_of
 from deployer.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def reconcile(platform: Platform, key: str) -> bool:
         return False
     installed = platform.runtimes(key.partition("/")[0])
     try:
-        service = spec.parse(raw, formats=formats_of(installed))
+        service = _parsed(platform, key, raw, installed)
     except SpecError as error:
         # what serves goes on serving; only the user can mend this
         platform.report(key, _rejected(raw, error))
@@ -70,6 +71,19 @@ def reconcile(platform: Platform, key: str) -> bool:
     platform.apply(key, planned)
     platform.report(key, status.derive(service, planned, platform.observe(key), raw.get("status") or {}, time.time()))
     return True
+
+
+def _parsed(platform: Platform, key: str, raw: dict[str, Any], installed: Sequence[ServingRuntime]) -> spec.InferenceService:
+    """A format that was served may be named although its runtime is gone: planning tells of that one."""
+    formats = formats_of(installed)
+    try:
+        return spec.parse(raw, formats=formats)
+    except SpecError as error:
+        try:
+            served = {str(one.template.get("format", "")) for one in platform.observe(key).revisions}
+            return spec.parse(raw, formats=(*formats, *served))
+        except SpecError:
+            raise error from None
 
 
 def _rejected(raw: dict[str, Any], error: SpecError) -> dict[str, Any]:

@@ -176,11 +176,12 @@ def want(
     uri = (model.storage_uri if model else None) or ""
     runtime = None
     if model is not None:
-        here = [one for one in installed if one.kind == "ServingRuntime"]
         try:
-            runtime = runtimes.select(predictor, here, (*(one for one in installed if one not in here), *runtimes.BUILTIN))
+            runtime = runtimes.choose(predictor, installed)
         except NoRuntime as error:
-            return Wanted(None, problem=Problem(error.reason, str(error), final=True))
+            gone = _gone(observed, installed)
+            text = f"{error}{gone and f'; what serves was made by the runtime {gone!r}, which is gone: install it again'}"
+            return Wanted(None, problem=Problem(error.reason, text, final=True))
     try:
         merged = runtimes.merge(runtime, service, predictor)
     except SpecError as error:
@@ -212,6 +213,13 @@ def want(
         template["memory"] = _memory(predictor)
     written = predictor_object(predictor if predictor is service.spec.predictor else explicit(predictor))
     return Wanted(template, hash_of(template), uri if abilities.fetches else "", problem, written)
+
+
+def _gone(observed: Observed, installed: Sequence[ServingRuntime]) -> str:
+    """The runtime of what was rolled out last, where it is not there any more; "" where it is, and where there was none."""
+    served = observed.revision(observed.history.rolled_out)
+    name = str(served.template.get("runtime", "")) if served else ""
+    return "" if name in {one.name for one in (*installed, *runtimes.BUILTIN)} else name
 
 
 def hash_of(template: Mapping[str, Any]) -> str:

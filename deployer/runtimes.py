@@ -27,6 +27,7 @@ __all__ = [
     "Scheme",
     "ServingRuntime",
     "check_conflicts",
+    "choose",
     "format_of",
     "formats_of",
     "merge",
@@ -231,6 +232,14 @@ def select(
         if fitting:
             return min(_by_age(fitting), key=lambda one: -(_priority(one, model) or 0))
     raise NoRuntime(_nothing_fits(model, predictor, [*namespace_runtimes, *cluster_runtimes]), "NoSupportingRuntime")
+
+
+def choose(predictor: Predictor, installed: Sequence[ServingRuntime]) -> ServingRuntime:
+    """As `select`, of what users installed for a namespace and for all, and of ours; one of theirs takes the place of ours."""
+    here = [one for one in installed if one.kind == "ServingRuntime"]
+    everywhere = [one for one in installed if one.kind != "ServingRuntime"]
+    theirs = {one.name for one in everywhere}
+    return select(predictor, here, (*everywhere, *(one for one in BUILTIN if one.name not in theirs)))
 
 
 def _by_age(runtimes: Iterable[ServingRuntime]) -> list[ServingRuntime]:

@@ -231,7 +231,9 @@ def promote(
 
 def rollback(
     name: Service,
-    to: Annotated[str | None, typer.Option(help="A revision, as `serve status` names it, or its number.", show_default=False)] = None,
+    to: Annotated[
+        str | None, typer.Option(help="A revision, as `serve status` names it, or its number.", show_default=False)
+    ] = None,
     namespace: Namespace = "",
     target: TargetOption = Where.local,
     context: Context = "",

@@ -79,7 +79,8 @@ def status(
         namespace = namespace or client.namespace
         service = client.get(namespace, name)
         if output not in (Form.table, Form.wide):
-            return show([service], output, single=True)
+            show([service], output, single=True)
+            return
         out = Console(highlight=False)
         found, ready = service.get("status", {}), condition(service)
         why = "" if ready.get("status") == "True" else f"  {ready.get('reason', '')}: {ready.get('message', '')}"
@@ -222,6 +223,11 @@ def render(file: Files, namespace: Namespace = "", target: TargetOption = Where.
             from deployer.kubernetes.rendering.preview import preview
 
             shown += preview(service, installed)
+            say(
+                f"note: {service.metadata.name}: by the chart's own settings, without asking a cluster; the controller adds a "
+                "ControllerRevision for each revision, and owner references",
+                "yellow",
+            )
             for notice in spec.notices(service, "kubernetes"):
                 say(f"note: {service.metadata.name}: {notice.path}: {notice.message}", "yellow")
         for one in shown:

@@ -35,7 +35,7 @@ def until_ready(client: Client, applied: Mapping[str, Any], timeout: float) -> d
                     return service
                 failed = status.get("modelStatus", {}).get("lastFailureInfo", {})
                 if status.get("modelStatus", {}).get("transitionStatus") in FINAL and failed:
-                    raise give_up(f"{meta['name']}: {failed['reason']}: {failed['message']}")
+                    raise give_up(f"{meta['name']}: {failed['reason']}: {failed['message']}{_way_back(client, service)}")
             text = ": ".join(t for t in (ready.get("reason"), ready.get("message")) if t)
             if ready.get("reason") == "InvalidSpec" and ready.get("status") == "False":
                 raise give_up(f"{meta['name']}: {text}")
@@ -50,6 +50,16 @@ def until_ready(client: Client, applied: Mapping[str, Any], timeout: float) -> d
                 why = text if seen or client.platform == "local" else NOBODY
                 raise give_up(f"{meta['name']} is not Ready after {timeout:g} s: {why or 'nothing is known yet'}", TIMED_OUT)
             time.sleep(LOOK_EVERY)
+
+
+def _way_back(client: Client, service: Mapping[str, Any]) -> str:
+    """What to do about a change that does not come into force, "" where nothing served before it."""
+    component = service.get("status", {}).get("components", {}).get("predictor", {})
+    if component.get("latestRolledoutRevision", "") in ("", component.get("latestCreatedRevision")):
+        return ""
+    where = " --target kubernetes" if client.platform == "kubernetes" else ""
+    name = service["metadata"]["name"]
+    return f"\nwhat served before goes on, and the spec is changed; to take that back: serve rollback {name}{where}"
 
 
 def until_gone(client: Client, namespace: str, name: str, timeout: float) -> None:

@@ -39,6 +39,8 @@ REFUSED_SECONDS = 20.0
 # The owner of a Deployment's replicas where an autoscaler sets them and has not done so yet.
 SCALE_MANAGER = "serveplane-scale"
 OWNS_REPLICAS = "ownsReplicas"
+ENDING = "because it is being terminated"
+"""Of a namespace, in the API server's words."""
 
 
 Concern = Literal["pods", "scaler", "route"]
@@ -211,7 +213,10 @@ class Children:
         line = " ".join(text.split())
         is_new = (memory.refused, memory.refused_text) != (wanted, line)
         memory.refused, memory.refused_text, memory.tried_at = wanted, line, self._clock()
-        if is_new:
+        if ENDING in line:
+            # nobody waits for it any more, and no Event can be written there
+            memory.refused_at, is_new = time.time(), False
+        elif is_new:
             memory.refused_at = time.time()
             log.warning("%s %s: %s", kind.name, name, line)
         return Refusal(kind.name, name, line, memory.refused_at, is_new)

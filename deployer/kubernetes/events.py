@@ -31,7 +31,10 @@ def transitions(service: Mapping[str, Any], before: Mapping[str, Any], after: Ma
             yield _event(service, "Warning", reason, now.get("message") or NOT_READY, now["lastTransitionTime"])
     elif was.get("status") == "True":
         text = now.get("message") or f"{service['metadata']['name']} is not ready any more"
-        yield _event(service, "Warning", NOT_READY, text, str(now.get("lastTransitionTime", "")))
+        # what somebody asked for takes its time, and nothing is wrong with that
+        is_asked = before.get("observedGeneration") != after.get("observedGeneration")
+        kind = "Normal" if is_asked or now.get("reason") == "Routing" else "Warning"
+        yield _event(service, kind, NOT_READY, text, str(now.get("lastTransitionTime", "")))
 
 
 def noticed(service: Mapping[str, Any], notices: Iterable[Notice], at: float) -> dict[str, Any]:

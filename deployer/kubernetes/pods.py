@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from deployer.kubernetes.rendering.storage import MODELS
 from deployer.observed import Failure
+from deployer.spec import TRUST_PICKLE
 
 INITIALIZER, SERVER = "storage-initializer", "kserve-container"
 LONGEST = 600
@@ -86,7 +88,8 @@ def of_pod(pod: Mapping[str, Any], now: float) -> Failure | None:
     since = _unplaced_since(pod)
     if since and since + PLACING_SECONDS <= now:
         condition = next(one for one in status["conditions"] if one["type"] == "PodScheduled")
-        said = condition.get("message", "")
+        # the scheduler says it twice of a claim
+        said = condition.get("message", "").replace(" not found. not found", " not found")
         remedy = next((text for word, text in _SCHEDULING if word.lower() in said.lower()), "add a node that fits")
         return _failure("Unschedulable", f"no node takes pod {name}: {said}; {remedy}", condition, name)
     if status.get("phase") == "Failed":
@@ -172,6 +175,17 @@ def _failure(reason: str, text: str, at: Mapping[str, Any], location: str, exit_
     when = seconds(str(at.get("lastTransitionTime") or at.get("creationTimestamp") or ""))
     code = exit_code if isinstance(exit_code, int) else None
     return Failure(reason, line if len(line) <= LONGEST else line[: LONGEST - 1] + "…", when, location, code)
+
+
+def of_the_model(words: str, uri: str) -> str:
+    """What a predictor says of its folder and its flags, said of what the manifest has: nobody starts it by hand here."""
+    found = re.search(r"needs the (\w+) runtime, and the Python package .*", words, re.DOTALL)
+    if found:
+        what = f"is a model for {found[1]}, which this runtime does not open; set modelFormat.name: {found[1]}"
+        words = words[: found.start()] + what
+    if "--trust-pickle" in words:
+        words += f' (here: the annotation {TRUST_PICKLE}: "true")'
+    return re.sub(rf"{MODELS}(?=[/:;, ]|$)", uri.rstrip("/"), words) if uri else words
 
 
 def _last_line(text: str) -> str:

@@ -29,6 +29,9 @@ def _revision(stored: Object, deployments: Sequence[Object], of_pods: Sequence[O
         return None
     mine = [one for one in of_pods if (one["metadata"].get("labels") or {}).get(REVISION) == short(name)]
     carrying = [one for one in deployments if seen_deployment(one).revision == name]
+    failure = pods.failure(mine, carrying, now)
+    if failure:
+        failure = replace(failure, message=pods.of_the_model(failure.message, str(data["template"].get("uri") or "")))
     return RevisionSeen(
         name,
         int(stored.get("revision") or 0),
@@ -37,7 +40,7 @@ def _revision(stored: Object, deployments: Sequence[Object], of_pods: Sequence[O
         sum(int((one.get("spec") or {}).get("replicas") or 0) for one in carrying),
         sum(map(pods.is_ready, mine)),
         sum(map(pods.is_alive, mine)),
-        pods.failure(mine, carrying, now),
+        failure,
     )
 
 

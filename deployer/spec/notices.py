@@ -172,6 +172,12 @@ def _on_a_cluster(path: str, component: dict[str, Any], fields: Mapping[str, str
     for name, why in fields.items():
         if component.get(name):
             yield Notice(f"{path}.{name}", f"has no effect: {why}")
+    uri = component.get("model", {}).get("storageUri", "")
+    if uri.startswith("/") and not component.get("volumes"):
+        why = (
+            "is a path inside of the pod, and no volume puts anything there; use pvc://CLAIM/PATH, or give the predictor volumes"
+        )
+        yield Notice(f"{path}.model.storageUri", why)
     if component.get("scaleMetric") in SCALED_BY:
         yield Notice(f"{path}.scaleMetric", f"has no effect: {_CLUSTER_METRIC}")
     if "containers" in component and "model" not in component and "maxBatchSize" in component.get("batcher", {}):

@@ -88,9 +88,7 @@ def _length(service: InferenceService) -> Mistakes:
     meta, spec = service.metadata, service.spec
     host = f"{meta.name}-{meta.namespace}"
     if len(meta.name) > MAX_NAME:
-        yield Mistake(
-            "metadata.name", f"is too long: it has {len(meta.name)} characters, and {MAX_NAME} are allowed; shorten it"
-        )
+        yield Mistake("metadata.name", f"is too long: it has {len(meta.name)} characters, and {MAX_NAME} are allowed; shorten it")
     elif len(host) > MAX_LABEL:
         yield Mistake(
             "metadata.name",
@@ -244,8 +242,9 @@ def _storage(path: str, predictor: Predictor) -> Mistakes:
     says_nothing = not (model.storage_uri or model.storage or several or model.runtime)
     if says_nothing and model.model_format.name in SERVED and not model.container.keys() & {"image", "args", "env", "command"}:
         yield Mistake(
-            f"{path}.model.storageUri", "missing: say where the model is, such as https://…/model.onnx; in a cluster pvc://CLAIM/PATH, on one machine "
-            "/models/iris.skops"
+            f"{path}.model.storageUri",
+            "missing: say where the model is, such as https://…/model.onnx; in a cluster pvc://CLAIM/PATH, on one machine "
+            "/models/iris.skops",
         )
 
 

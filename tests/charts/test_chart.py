@@ -285,7 +285,13 @@ def test_what_the_controller_makes_it_may_make(case):
 def test_the_notes_name_the_next_command():
     said = helm("install", "serveplane", CHART, "-n", "models", "--dry-run=client")
     notes = said.rpartition("NOTES:")[2]
-    for text in ("helm test serveplane -n models", "kubectl apply -f -", "helm install serveplane-crds", "namespace kserve", 'curl -H "Host'):
+    for text in (
+        "helm test serveplane -n models",
+        "kubectl apply -f -",
+        "helm install serveplane-crds",
+        "namespace kserve",
+        'curl -H "Host',
+    ):
         assert text in notes
 
 

@@ -106,6 +106,28 @@ def test_promoting_an_entry_makes_it_the_predictor_whole_and_leaves_the_others()
         changes.promote(ONE)
 
 
+def failed(state):
+    return {"states": {"targetModelState": state}, "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "no model"}}
+
+
+def test_a_candidate_that_can_not_serve_is_not_promoted():
+    old = service(model("/m/b.skops") | {"canaryTrafficPercent": 20})
+    for seen, state, fits in ((3, "FailedToLoad", False), (3, "Loading", True), (2, "FailedToLoad", True)):
+        told = old | {"status": {"observedGeneration": seen, "modelStatus": failed(state)}}
+        if fits:
+            changes.promote(told)
+            continue
+        with pytest.raises(Conflict, match="can't serve: ModelLoadFailed: no model; .*serve rollback iris"):
+            changes.promote(told)
+
+
+def test_an_entry_that_can_not_serve_is_not_promoted():
+    blue = {"trafficPercent": 10, "predictor": {"name": "blue", "model": {"storageUri": "/m/b.skops"}}}
+    told = {"observedGeneration": 3, "canaryStatuses": [{"name": "blue", "modelStatus": failed("FailedToLoad")}]}
+    with pytest.raises(Conflict, match="can't serve"):
+        changes.promote(service(model("/m/one.skops"), [blue]) | {"status": told})
+
+
 REVISIONS = [{"name": f"iris-predictor-0000{n}", "number": n, "predictor": model(f"/m/{n}.skops")} for n in (1, 2, 3)]
 TWO = {
     "latestCreatedRevision": "iris-predictor-00002",

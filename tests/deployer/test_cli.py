@@ -31,7 +31,12 @@ WRONG = [
     ("nothing there", ["run", "/nowhere/m.onnx", "--http-port=0", "--grpc-port=0"], 1, "no model found at /nowhere/m.onnx"),
     ("nothing to deploy", ["deploy", "/nowhere/m.onnx"], 1, "no model found at /nowhere/m.onnx"),
     ("no such cluster", ["get", "--target", "kubernetes", "--context", "nowhere"], 1, "no cluster to talk to"),
-    ("an ingress that is no URL", ["predict", "iris", "--target", "kubernetes", "--gateway", "127.0.0.1:1"], 2, "http://127.0.0.1:1"),
+    (
+        "an ingress that is no URL",
+        ["predict", "iris", "--target", "kubernetes", "--gateway", "127.0.0.1:1"],
+        2,
+        "http://127.0.0.1:1",
+    ),
     ("a context of this machine", ["get", "--context", "x"], 2, "--target kubernetes"),
     ("a name that is none", ["deploy", EXAMPLES / "iris.skops", "--name", "Two Words"], 2, "'two-words' would do"),
     ("a time that is none", ["deploy", EXAMPLES / "iris.skops", "--timeout", "soon"], 2, "30s, 2m or 1h"),
@@ -172,6 +177,12 @@ def test_run_becomes_the_predictor_and_its_stdout_is_the_ready_line_alone(tmp_pa
     assert process.returncode == 0
     assert running[1:4] == [b"-P", b"-m", b"server"]
     assert {"name", "runtime", "http", "grpc", "inputs", "outputs"} <= set(said)
+
+
+def test_what_would_be_made_on_a_cluster_has_the_route_and_says_what_is_left_out():
+    done = serve("render", "-f", EXAMPLES / "manifests" / "iris.yaml", "--target", "kubernetes")
+    assert "VirtualService" in {one["kind"] for one in yaml.safe_load_all(done.stdout)}
+    assert "ControllerRevision" in done.stderr
 
 
 def test_the_version_is_one_word():

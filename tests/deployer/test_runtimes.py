@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import NoRuntime, SpecError
-from deployer.runtimes import API_VERSION, BUILTIN, check_conflicts, formats_of, merge, parse_runtime, select, with_tag
+from deployer.runtimes import API_VERSION, BUILTIN, check_conflicts, choose, formats_of, merge, parse_runtime, select, with_tag
 from deployer.spec import documents, parse
 
 MANIFESTS = Path(__file__).parents[2] / "examples" / "manifests"
@@ -238,6 +238,19 @@ def test_a_runtime_that_is_named_serves_or_says_why_not(raw, reason, words):
 def test_a_namespaces_runtime_hides_the_clusters_of_the_same_name():
     mine, theirs = read(runtime("own", "x"), runtime("own", "x", kind="ClusterServingRuntime"))
     assert select(parse_with("x", runtime="own"), [mine], [theirs]) is mine
+
+
+def test_what_a_cluster_has_under_our_names_takes_the_place_of_ours():
+    """A chart installs ours, and each of them is there once."""
+    with pytest.raises(NoRuntime) as error:
+        choose(predictor(runtime="nosuch"), BUILTIN)
+    assert str(error.value).count("kserve-mlserver") == 1
+    with pytest.raises(NoRuntime) as error:
+        choose(predictor("xgboost"), BUILTIN)
+    assert str(error.value).count("kserve-mlserver") == 1
+    (mine,) = read(runtime("kserve-sklearnserver", auto("sklearn"), kind="ClusterServingRuntime", disabled=True))
+    with pytest.raises(NoRuntime, match="kserve-sklearnserver is disabled"):
+        choose(predictor(), [mine])
 
 
 def test_where_nothing_fits_each_runtime_says_why():

@@ -261,10 +261,13 @@ def test_what_has_no_effect_on_one_machine_is_told(raw, path):
 
 def test_a_cluster_does_what_one_machine_can_not():
     raw = service({**modelled(resources={"requests": {"cpu": 1}}), "nodeSelector": {"a": "b"}, "logger": {}})
-    assert told(raw, "kubernetes") == []
+    assert told(raw, "kubernetes") == ["spec.predictor.model.storageUri"]
+    volume = {"name": "m", "persistentVolumeClaim": {"claimName": "m"}}
+    assert told(service({**modelled(), "volumes": [volume]}), "kubernetes") == []
     assert told(service({**modelled(), "scaleMetric": "rps", "scaleTarget": 9}), "local") == []
     assert told(service({**modelled(), "scaleMetric": "rps", "minReplicas": 0}), "kubernetes") == [
         "spec.predictor.minReplicas",
+        "spec.predictor.model.storageUri",
         "spec.predictor.scaleMetric",
     ]
 

@@ -6,7 +6,7 @@ from deployer.errors import SpecError
 from deployer.spec import API_VERSION, KIND, parse
 from deployer.spec.pods import quantity
 
-URI = "/models/iris.skops"
+URI = "https://models.example.com/iris.skops"
 MODEL = {"modelFormat": {"name": "sklearn"}, "storageUri": URI}
 OURS = "serving.serveplane.dev/"
 KSERVE = "serving.kserve.io/"
@@ -46,7 +46,10 @@ def canaries(*entries, **stable):
 
 
 def canary(percent=10, name="v2", **fields):
-    return {"trafficPercent": percent, "predictor": {"name": name, "model": {"storageUri": "/models/2.skops"}, **fields}}
+    return {
+        "trafficPercent": percent,
+        "predictor": {"name": name, "model": {"storageUri": "https://models.example.com/2.skops"}, **fields},
+    }
 
 
 def hpa(**fields):

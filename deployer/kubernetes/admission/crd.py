@@ -33,12 +33,12 @@ from deployer.runtimes import KINDS, ServingRuntime
 from deployer.spec import InferenceService
 from deployer.spec.formats import LEGACY_KEYS
 from deployer.spec.pods import CONTAINER_FIELDS, POD_FIELDS
+from deployer.spec.validation import MAX_NAME
 
 Schema = dict[str, Any]
 
 GROUP = "serving.kserve.io"
 # What the rules may cost is counted for the largest object there could be.
-MAX_NAME = 51  # "<name>-predictor-<namespace>" is a label of the host
 MAX_CANARIES = 100
 MAX_CONTAINERS = 32
 MAX_KEYS = 128

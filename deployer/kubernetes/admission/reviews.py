@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from deployer import runtimes, spec
-from deployer.errors import DeployerError, Mistake, SpecError
+from deployer.errors import DeployerError, Mistake, NoRuntime, SpecError
 from deployer.runtimes import ServingRuntime
 from deployer.spec import InferenceService, Notice
 from deployer.spec.formats import LEGACY_KEYS
@@ -118,7 +118,7 @@ def _service(request: Mapping[str, Any], installed: Sequence[ServingRuntime], no
     before = _before(request)
     if before is not None:
         spec.check_update(before, service)
-    return [*map(str, notices(service)), *_unserved(subject, installed)]
+    return [*map(str, notices(service)), *(_unserved(subject, installed) or _unchosen(service, installed))]
 
 
 def _before(request: Mapping[str, Any]) -> InferenceService | None:
@@ -135,6 +135,21 @@ def _unserved(subject: Mapping[str, Any], installed: Sequence[ServingRuntime]) -
     except SpecError as error:
         return [str(mistake) for mistake in error.mistakes]
     return []
+
+
+def _unchosen(service: InferenceService, installed: Sequence[ServingRuntime]) -> list[str]:
+    """Predictors that no runtime serves, or not the one that they name."""
+    named = {"spec.predictor": service.spec.predictor}
+    named |= {f"spec.canary[{at}].predictor": one.predictor for at, one in enumerate(service.spec.canary)}
+    found = []
+    for path, predictor in named.items():
+        if predictor.model is None:
+            continue
+        try:
+            runtimes.choose(predictor, installed)
+        except NoRuntime as error:
+            found.append(f"{path}.model: {error}")
+    return found
 
 
 def _without_echo(given: dict[str, Any], before: object) -> dict[str, Any]:

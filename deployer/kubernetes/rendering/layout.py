@@ -70,7 +70,7 @@ class Layout:
     workloads: tuple[Workload, ...] = ()
     """What is rendered; the stable one first."""
     shares: tuple[Share, ...] = ()
-    """The stable one first; sums to 100, or is empty where nothing has ever been ready."""
+    """The stable one first; sums to 100, or is empty where there is nothing to run."""
     retained: tuple[str, ...] = ()
     """Workloads that stay as they are for now: not rendered, and what has their name is not to be removed."""
 
@@ -170,7 +170,9 @@ def layout(
         stable = replace(stable, min_replicas=enough)
     else:
         forebears = {}
-    shares = _shares(plan, stable, candidates, forebears, seen, shares_now) if plan.traffic else ()
+    # the first revision: a gateway learns a route later than we, and there is nobody whom it could mislead
+    first = (Share(stable.name, 100), *(Share(one.name, 0) for one, _ in candidates))
+    shares = _shares(plan, stable, candidates, forebears, seen, shares_now) if plan.traffic else first
     routed = {share.workload for share in shares if share.percent}
     left = [name for name in sorted(seen) if name not in wanted]
     return Layout(

@@ -54,7 +54,7 @@ A_CANARY = (("", "r2", 20),)
 ENTRY = (("", "r1", 100), ("blue", "r2", 10))
 ROWS = [
     # what happens, plan, Deployments, shares now → workloads, shares, retained
-    ("the first revision starts: nothing is routed", planned("r1", "", (("", "r1", 100),)), "", "", ("iris-predictor:r1:1-4", "", "")),
+    ("the first revision starts: its route is there before it", planned("r1", "", (("", "r1", 100),)), "", "", ("iris-predictor:r1:1-4", "iris-predictor=100", "")),
     ("it is ready: it gets all", planned("r1", "r1=100", (("", "r1", 100),)), "iris-predictor:r1:1", "", ("iris-predictor:r1:1-4", "iris-predictor=100", "")),
     ("an update: Kubernetes rolls the stable Deployment", planned("r1 r2", "r1=100 r2=0"), "iris-predictor:r1:3", "iris-predictor=100", ("iris-predictor:r2:1-4", "iris-predictor=100", "")),
     ("half rolled", planned("r1 r2", "r1=100 r2=0"), "iris-predictor:r2:1+2", "iris-predictor=100", ("iris-predictor:r2:1-4", "iris-predictor=100", "")),
@@ -261,7 +261,8 @@ class World:
         seen = self.seen()
         for name, percent in self.shares.items():
             anyone = any(one.available for one in seen.values())
-            assert not percent or seen[name].available or not anyone, f"{name} gets {percent} % and has no pod"
+            is_first = not self.history.rolled_out
+            assert not percent or seen[name].available or not anyone or is_first, f"{name} gets {percent} % and has no pod"
         line = " ".join(f"{name}={percent}" for name, percent in self.shares.items())
         if not self.trail or self.trail[-1] != line:
             self.trail.append(line)

@@ -34,7 +34,7 @@ TRANSFORMER = {"containers": [{"image": "a"}]}
 REFUSED = [
     # what KServe admits and fails on
     ("an unknown deployment mode", noted(with_(), deploymentMode="Nomad"), MODE, "wanted Standard"),
-    ("a host's label above 63 characters", service(metadata={"name": "a" * 40, "namespace": "n" * 20}), "metadata.name", "shorten name or namespace by 8"),
+    ("a host's label above 63 characters", service(metadata={"name": "a" * 50, "namespace": "n" * 20}), "metadata.name", "shorten name or namespace by 8"),
     ("a predictor's name above 63", with_(name="p" * 50), "spec.predictor.name", "63 are allowed"),
     ("a canary's name above 63", canaries(canary(10, "c" * 50)), "spec.canary[0].predictor.name", "63 are allowed"),
     ("a negative timeout", with_(timeout=-1), "spec.predictor.timeout", "1 or more"),

@@ -112,10 +112,23 @@ def test_what_has_no_effect_on_a_cluster_is_a_warning():
 
 
 def test_a_format_that_nothing_serves_is_a_warning_because_its_runtime_may_come_next():
-    raw = model(modelFormat={"name": "sklern"}, storageUri="/m")
+    raw = model(modelFormat={"name": "sklern"}, storageUri="s3://m")
     (warning,) = reviewed(raw)["warnings"]
     assert warning.startswith("spec.predictor.model.modelFormat.name: there is no model format 'sklern'; did you mean 'sklearn'?")
     assert "warnings" not in reviewed(raw, installed=[parse_runtime(runtime("mine", auto("sklern")))])
+
+
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        ({"runtime": "nosuch"}, "spec.predictor.model: there is no runtime 'nosuch'"),
+        ({"runtime": "kserve-onnxserver"}, "spec.predictor.model: the runtime 'kserve-onnxserver' does not serve this model"),
+        ({"modelFormat": {"name": "xgboost"}}, "spec.predictor.model: no runtime serves xgboost"),
+    ],
+)
+def test_a_model_that_no_runtime_serves_is_a_warning_too(named, text):
+    (warning,) = reviewed(model(**named))["warnings"]
+    assert warning.startswith(text)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +173,7 @@ def test_only_what_people_write_is_judged(why, how, allowed):
 
 def test_an_object_without_a_namespace_is_in_the_requests():
     long = "n" * 20
-    raw = service(metadata={"name": "a" * 40})
+    raw = service(metadata={"name": "a" * 50})
     assert "metadata.name" in reviewed(raw, namespace=long)["status"]["message"]
     assert reviewed(raw, namespace="n")["allowed"]
 
