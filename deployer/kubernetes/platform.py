@@ -51,6 +51,8 @@ Object = dict[str, Any]
 SETTLE_SECONDS = 5.0
 """How long what was routed to stays after the routes were changed: proxies learn it a little later."""
 REPAIR_SECONDS = 1.0
+LEARN_SECONDS = 0.5
+"""For how long what gets ready is not said to be: a gateway learns of its pods that much later than we, at most."""
 SLOW_SECONDS = 10.0
 EVERY = "*"
 
@@ -72,6 +74,7 @@ class ClusterPlatform:
         self._refusals: dict[str, _Refused] = {}
         self._unrouted: dict[str, dict[str, int]] = {}
         self._left: dict[str, dict[str, float]] = {}
+        self._since: dict[str, float] = {}
         self.reconciles = 0
         self.is_synced = False
         """Whether `start` is through: all that there is is known."""
@@ -300,6 +303,9 @@ class ClusterPlatform:
         if told and told.wanted == wanted and (pause := told.at + REPAIR_SECONDS - time.monotonic()) > 0:
             self._later(key, pause)
             return
+        if (rest := self._unlearned(key, before, wanted)) > 0:
+            self._later(key, rest)
+            return
         meta = raw["metadata"]
         operations = [
             {"op": "test", "path": "/metadata/uid", "value": uid},
@@ -316,7 +322,7 @@ class ClusterPlatform:
     def delete(self, key: str) -> None:
         """What it owns goes with it, by its owner references; only what is known of it is left to forget."""
         self._children.forget(key)
-        for memory in (self._told, self._parsed, self._refusals, self._unrouted, self._left):
+        for memory in (self._told, self._parsed, self._refusals, self._unrouted, self._left, self._since):
             memory.pop(key, None)
 
     # parts of them
@@ -416,6 +422,13 @@ class ClusterPlatform:
             if kept := seeing.told(seeing.history(before, known)):
                 status = {**status, "components": {"predictor": kept}}
         return status
+
+    def _unlearned(self, key: str, before: Mapping[str, Any], wanted: Object) -> float:
+        """Seconds until a gateway has heard of what makes the service ready; 0 where it has, and where there is none."""
+        if self._settings.ingress == "none" or not seeing.is_ready(wanted) or seeing.is_ready(before):
+            self._since.pop(key, None)
+            return 0.0
+        return self._since.setdefault(key, time.monotonic()) + LEARN_SECONDS - time.monotonic()
 
     def _tell_notices(self, key: str, raw: Object) -> None:
         """Once for a generation, and not at all for one that can't be read: its condition says why."""

@@ -152,5 +152,9 @@ def conditions(status: Any) -> list[Mapping[str, Any]]:
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
+def is_ready(status: Any) -> bool:
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions(status))
+
+
 def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
