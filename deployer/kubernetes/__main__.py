@@ -96,6 +96,8 @@ def _run(options: argparse.Namespace, api: Api, own: Api, ended: threading.Event
         lambda: _why_not_ready(platform, ended, admits),
     )
     telemetry.start()
+    # each request of a Lease and a watch would be two lines of it
+    logging.getLogger("urllib3").setLevel(logging.INFO)
     log.info("telemetry on port %d; the cluster is %s", telemetry.port, api.host)
     if not platform.start(ended):
         return 0

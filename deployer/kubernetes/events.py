@@ -10,6 +10,7 @@ from deployer.spec import Notice
 from deployer.status import timestamp
 
 NO_EFFECT = "NoEffect"
+LEFT = "PreviousRevisionServes"
 READY, NOT_READY, ROLLED_OUT = "InferenceServiceReady", "InferenceServiceNotReady", "RevisionRolledOut"
 
 
@@ -20,6 +21,8 @@ def transitions(service: Mapping[str, Any], before: Mapping[str, Any], after: Ma
     if _rolled_out(after) not in ("", _rolled_out(before)) and not first:
         text = f"revision {_rolled_out(after)} takes the place of {_rolled_out(before)}"
         yield _event(service, "Normal", ROLLED_OUT, text, str(now.get("lastTransitionTime", "")))
+    if (share := _left_to_the_one_before(after)) and share != _left_to_the_one_before(before):
+        yield _event(service, "Normal", LEFT, share, str(now.get("lastTransitionTime", "")))
     if now.get("status") == "True":
         if was.get("status") != "True":
             yield _event(service, "Normal", READY, f"{service['metadata']['name']} is ready", now["lastTransitionTime"])
@@ -78,6 +81,18 @@ def _event(service: Mapping[str, Any], kind: str, reason: str, text: str, at: st
 
 def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+
+
+def _left_to_the_one_before(status: Mapping[str, Any]) -> str:
+    """Of a canaryTrafficPercent for what was rolled out already, which KServe takes for "back": what comes of it."""
+    traffic = ((status.get("components") or {}).get("predictor") or {}).get("traffic") or ()
+    shares = {one.get("tag"): (one.get("revisionName"), one.get("percent", 0)) for one in traffic}
+    latest, percent = shares.get("latest", ("", 100))
+    prev, rest = shares.get("prev", ("", 0))
+    if not rest or latest != _rolled_out(status) or len(shares) != 2:
+        return ""
+    left = f"canaryTrafficPercent leaves it {percent} %, and {prev}, the one before, gets {rest} %"
+    return f"{latest} had all requests already: {left}"
 
 
 def _rolled_out(status: Mapping[str, Any]) -> str:

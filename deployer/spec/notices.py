@@ -173,7 +173,7 @@ def _on_a_cluster(path: str, component: dict[str, Any], fields: Mapping[str, str
         if component.get(name):
             yield Notice(f"{path}.{name}", f"has no effect: {why}")
     uri = component.get("model", {}).get("storageUri", "")
-    if uri.startswith("/") and not component.get("volumes"):
+    if uri.startswith(("/", "file://")) and not component.get("volumes"):
         why = (
             "is a path inside of the pod, and no volume puts anything there; use pvc://CLAIM/PATH, or give the predictor volumes"
         )

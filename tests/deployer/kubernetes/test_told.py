@@ -88,6 +88,19 @@ def test_what_was_asked_for_and_takes_its_time_is_no_warning(after, kind):
     assert event["type"] == kind
 
 
+def test_a_share_for_what_has_all_already_is_told_with_what_comes_of_it():
+    def shared(latest):
+        traffic = [("r1", 100 - latest, "prev"), ("r2", latest, "latest")]
+        parts = [{"revisionName": name, "percent": percent, "tag": tag} for name, percent, tag in traffic]
+        predictor = {"traffic": parts, "latestRolledoutRevision": "r2", "previousRolledoutRevision": "r1"}
+        return told("True", 2) | {"components": {"predictor": predictor}}
+
+    (event,) = events.transitions(SERVICE, shared(100), shared(20))
+    assert event["reason"] == "PreviousRevisionServes"
+    assert event["message"].endswith("canaryTrafficPercent leaves it 20 %, and r1, the one before, gets 80 %")
+    assert list(events.transitions(SERVICE, shared(20), shared(20))) == []
+
+
 def test_a_runtime_that_is_gone_is_named():
     raw = {
         "apiVersion": spec.API_VERSION,
