@@ -51,7 +51,7 @@ Object = dict[str, Any]
 SETTLE_SECONDS = 5.0
 """How long what was routed to stays after the routes were changed: proxies learn it a little later."""
 REPAIR_SECONDS = 1.0
-LEARN_SECONDS = 0.5
+LEARN_SECONDS = 0.3
 """For how long what gets ready is not said to be: a gateway learns of its pods that much later than we, at most."""
 SLOW_SECONDS = 10.0
 EVERY = "*"
