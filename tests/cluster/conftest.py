@@ -164,7 +164,8 @@ def _without_release(cluster: Cluster, folder: Path) -> Iterator[None]:
     for one in there:
         place = [one["name"], "-n", one["namespace"]]
         (folder / one["name"]).write_text(helm("get", "values", *place, "-o", "json", kubeconfig=cluster.kubeconfig))
-        helm("uninstall", *place, "--wait", kubeconfig=cluster.kubeconfig)
+        # foreground: a pod of its outlives a Deployment by the moments in which it ends
+        helm("uninstall", *place, "--wait", "--cascade", "foreground", kubeconfig=cluster.kubeconfig)
         cluster.kubectl("-n", one["namespace"], "wait", "--for=delete", "pod", "-l", OF_CONTROLLER, "--timeout=60s")
     yield
     for one in there:
