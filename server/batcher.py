@@ -19,8 +19,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from server.batch_counts import BatchCounts
 from server.errors import DeadlineExceeded, Overloaded, ResourceExhausted, RuntimeFailed, ServingError
 from server.pending import Pending
+from server.priorities import Lanes, Queues, level_of
 from server.tensors import Array, Signature, Timing, made
 
 Outputs = dict[str, Array]
@@ -47,6 +49,7 @@ TRANSPORT_PARAMETERS = frozenset(
         "sequence_start",
         "signature_name",
         "timeout",
+        "triton_enable_empty_final_response",
     )
 )
 
@@ -233,7 +236,9 @@ class Batcher:
         self.limits, self.cost, self.alone = limits, cost, alone
         self._predict, self._executor, self._observer, self._is_async = predict, executor, observer, is_async
         self._inline = not is_async and cost.of(1) < INLINE_SECONDS
-        self._queues: dict[Hashable, deque[Job]] = {}
+        self.counts = BatchCounts()
+        self._queues: Queues[Job] = {}
+        self._lanes: Lanes[Job] = Lanes()
         self._queued_rows = self._queued_bytes = 0
         self._running = 0
         self._scheduled = False
@@ -260,19 +265,25 @@ class Batcher:
         if nbytes > job.nbytes:
             job.nbytes = nbytes
         waiting, limits = self._queued_rows, self.limits
+        level = level_of(job.parameters) if job.parameters else 0
         if waiting:
             if waiting + job.rows > limits.queue_rows or self._queued_bytes + job.nbytes > limits.queue_bytes:
                 self._reject("queue_full", f"the queue is full: {waiting} rows wait")
             # who has a long time need not be told that one batch of a quick model takes a short one
-            if job.deadline is not None and not (self._inline and waiting <= limits.rows and job.deadline - now > LONG_SECONDS):
+            if (
+                job.deadline is not None
+                and not level
+                and not (self._inline and waiting <= limits.rows and job.deadline - now > LONG_SECONDS)
+            ):
                 wait = self._expected_wait()
                 if now + wait > job.deadline:
                     self._reject("no_time", f"the queue needs about {wait:.1f} s, more than this request's deadline")
         job.future = Pending(self._loop)
         key = None if self.alone else batch_key(job)
-        queue = self._queues.get(key)
+        queues = self._lanes.queues(level) if level else self._queues
+        queue = queues.get(key)
         if key is None or queue is None:
-            queue = self._queues[job if key is None else key] = deque()
+            queue = queues[job if key is None else key] = deque()
         queue.append(job)
         job.waiting = True
         self._queued_rows += job.rows
@@ -304,7 +315,8 @@ class Batcher:
         if not self._queued_rows:
             return 0.0
         full = 1 if self.alone else self.limits.rows
-        batches = sum(map(len, self._queues.values())) if self.alone else -(-self._queued_rows // full)
+        waiting = (queue for queues in (self._queues, *self._lanes) for queue in queues.values())
+        batches = sum(map(len, waiting)) if self.alone else -(-self._queued_rows // full)
         per_batch = self.cost.of(min(full, self._queued_rows))
         return batches * per_batch / self.limits.concurrency
 
@@ -333,8 +345,8 @@ class Batcher:
 
     def _dispatch(self) -> None:
         self._scheduled = False
-        while self._queues and self._running < self.limits.concurrency:
-            jobs = self._take()
+        while (self._queues or self._lanes) and self._running < self.limits.concurrency:
+            jobs = self._take_by_priority() if self._lanes else self._take(self._queues, next(iter(self._queues)), [])
             if not jobs:
                 continue
             rows = sum([j.rows for j in jobs])
@@ -343,21 +355,33 @@ class Batcher:
             elif self._is_quick(jobs[0].signature, rows, sum([j.nbytes for j in jobs])):
                 self._run(jobs, rows)
                 # others on the loop come first; what they bring joins the next batch
-                if self._queues:
+                if self._queues or self._lanes:
                     self._schedule()
                 break
             else:
                 self._running += 1
                 self._executor.submit(self._run_in_thread, jobs, rows)
         self._observer.queued(self._queued_rows)
-        if not self._queues and not self._running:
+        if not self._queues and not self._lanes and not self._running:
             self._idle.set()
 
-    def _take(self) -> list[Job]:
-        """The next batch: the oldest key's jobs up to the limits, the dead left out; the key then goes to the back."""
-        key, queue = next(iter(self._queues.items()))
+    def _take_by_priority(self) -> list[Job]:
+        """The next batch where some go before others: whose turn it is, and then those who may be joined with them."""
+        first, *others = self._lanes.order(self._queues)
+        key = next(iter(first))
+        jobs = self._take(first, key, [])
+        for queues in others:
+            if key in queues:
+                self._take(queues, key, jobs)
+        self._lanes.tidy()
+        return jobs
+
+    def _take(self, queues: Queues[Job], key: Hashable, jobs: list[Job]) -> list[Job]:
+        """The batch with the jobs of one key added up to the limits, the dead left out; the key then goes to the back."""
+        queue = queues[key]
         now, rows, nbytes = time.monotonic(), 0, 0
-        jobs: list[Job] = []
+        for job in jobs:
+            rows, nbytes = rows + job.rows, nbytes + job.nbytes
         while queue:
             job = queue[0]
             if jobs and (rows + job.rows > self.limits.rows or nbytes + job.nbytes > self.limits.nbytes):
@@ -372,9 +396,9 @@ class Batcher:
                 continue
             jobs.append(job)
             rows, nbytes = rows + job.rows, nbytes + job.nbytes
-        del self._queues[key]
+        del queues[key]
         if queue:
-            self._queues[key] = queue
+            queues[key] = queue
         return jobs
 
     def _run(self, jobs: list[Job], rows: int) -> None:
@@ -418,6 +442,7 @@ class Batcher:
             if job.future.done():
                 continue
             if isinstance(answer, ServingError):
+                self.counts.failed_rows += job.rows
                 if isinstance(answer, ResourceExhausted):
                     # running out of memory can take seconds: never again in the event loop
                     self._inline = False
@@ -425,6 +450,7 @@ class Batcher:
             else:
                 job.future.set_result(made(Result, (answer, made(Timing, (started - job.queued_at, seconds, rows)))))
         self._observer.batch(rows, seconds)
+        self.counts.add(rows, len(jobs), started, seconds)
         for _ in range(faults.fallbacks):
             self._observer.fallback()
         if faults.alone and not self.alone:
