@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from server import grpc_triton
 from server.errors import InvalidRequest, ModelNotFound, ServingError
 from server.inference import Inference, error_text
 from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
@@ -64,6 +65,8 @@ class GrpcCalls:
             "RepositoryIndex": self._repository_index,
         }.items():
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(_pb.METHODS[name][0], method)
+        for name, (request, answer) in grpc_triton.methods(inference).items():
+            self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(request, answer)
         self.streaming: dict[str, Streaming] = {f"/{HEALTH}/Watch": self._watch}
         for service in REFLECTION:
             self.streaming[f"/{service}/ServerReflectionInfo"] = self._reflect

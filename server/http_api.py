@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from server import docs
+from server import docs, routes_triton
 from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
 from server.inference import Answer, Asked, Call, Headers, Inference, error_answer, error_body, too_large
 from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
@@ -204,6 +204,7 @@ async def _unless_gone(answering: Any, receive: Receive) -> Answer:
 def create_api(inference: Inference, life: Life) -> FastAPI:
     """Every route that is not an inference, and those too for the fast way switched off and for the OpenAPI page."""
     api = FastAPI(title="Serveplane", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    routes_triton.add_routes(api, inference)
     _add_health(api, inference.registry, life)
     _add_metadata(api, inference)
     _add_inference(api, inference)

@@ -19,7 +19,7 @@ from server.errors import InvalidRequest, RequestCancelled, RequestTooLarge, Run
 from server.log import log
 from server.models import ModelHandle, Registry
 from server.plans import Kept, Parts, Plan
-from server.protocols import encoding, v1, v2_grpc, v2_json
+from server.protocols import encoding, raw_request, v1, v2_grpc, v2_json
 from server.protocols.status import status_of
 from server.settings import Settings
 from server.telemetry import AccessLog, Metrics, Record
@@ -227,7 +227,7 @@ class Inference:
                     request.timeout = own
                     self._remember(handle, sent, request, job)
                 response = await handle.infer(job, answer_id)
-                encoded = await self._off_loop(response.nbytes, v2_grpc.encode, response)
+                encoded = await self._off_loop(response.nbytes, v2_grpc.encode, response, request.classes)
                 ran = handle, job.rows, response.timing
             return encoded
         except ServingError as error:
@@ -262,7 +262,7 @@ class Inference:
         """Keep a plan for messages such as this one, where it has one tensor whose bytes are in it as they are."""
         kept = Kept.of(handle).grpc
         parts = plans.message_parts(sent, request)
-        if parts is None or not kept.wanted(parts.frame):
+        if parts is None or request.classes or not kept.wanted(parts.frame):
             return
 
         def decode(body: bytes) -> tuple[InferRequest, None]:
@@ -303,10 +303,12 @@ class Inference:
         """The job of a body, its id, and how its answer is to be written."""
         strict, kept = self.settings.strict_json, Kept.of(handle)
         decode: plans.Decode
-        if asked.protocol == "v2":
-            plans_here, decode = kept.v2, lambda body: v2_json.decode(asked.model, body, asked.json_length, strict)
-        else:
+        if asked.protocol != "v2":
             plans_here, decode = kept.v1, lambda body: v1.decode(asked.model, body, handle.signature_for, strict)
+        elif raw_request.is_raw(asked.json_length):
+            plans_here, decode = kept.v2, lambda body: raw_request.decode(asked.model, body, handle.signature)
+        else:
+            plans_here, decode = kept.v2, lambda body: v2_json.decode(asked.model, body, asked.json_length, strict)
         request, form = await self._off_loop(len(body), decode, body)
         own = request.timeout
         request.timeout, request.nbytes = least(own, asked.timeout), len(body)

@@ -2,7 +2,15 @@
 
 from server.models import Registry, State, Version
 
-EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters", "schedule_policy"]
+EXTENSIONS = [
+    "classification",
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+]
 PRODUCT = "serveplane"
 VERSION = "0.1.0"
 

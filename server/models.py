@@ -56,7 +56,7 @@ class ModelHandle:
         self, name: str, version: str, runtime: Runtime, batcher: Batcher, metrics: ModelMetrics, timeout: float
     ) -> None:
         self.name, self.version, self.runtime, self.batcher = name, version, runtime, batcher
-        self.waited, self._timeout = metrics.waited, timeout
+        self.metrics, self.waited, self._timeout = metrics, metrics.waited, timeout
         self._by_name = {s.name: s for s in runtime.signatures}
         # what those who call it keep of its requests, and what goes when it goes
         self.kept: Any = None
@@ -111,7 +111,9 @@ class ModelHandle:
             name: made(Tensor, ("BF16" if name in bfloats else datatype_of(array.dtype), array))
             for name, array in result.outputs.items()
         }
-        return InferResponse(self.name, self.version, outputs, request_id, job.rows, result.timing)
+        return InferResponse(
+            self.name, self.version, outputs, request_id, job.rows, result.timing, self.runtime.labels, job.signature.batched
+        )
 
 
 @dataclass(eq=False)

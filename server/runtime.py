@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ModelLoadError
+from server.labels import FILE, Labels, labels_of
 from server.tensors import Array, Signature, synthetic
 
 
@@ -47,6 +48,8 @@ class Runtime(abc.ABC):
     platform: str = ""
     # the first is the default; the others are chosen by name, or by the names of a request's inputs
     signatures: tuple[Signature, ...] = ()
+    # names of classes, found at load
+    labels: Labels = Labels()
     # facts for the metadata: versions, classes, free text
     properties: Mapping[str, str] = {}
     # what a person should know: a version mismatch, a pickle
@@ -103,7 +106,11 @@ def load_runtime(found: ModelFile, options: LoadOptions) -> Runtime:
             f"run: pip install 'serveplane[{found.runtime}]'",
         ) from error
     try:
-        return load(found, options)
+        runtime = load(found, options)
+        runtime.labels = labels_of(found.path, runtime.properties)
+        return runtime
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"{FILE} beside {found.path} is not UTF-8", "write it anew, a class's name a line") from error
     except ModuleNotFoundError as error:
         raise ModelLoadError(
             f"{found.path} needs the Python package {error.name!r}, which is not installed", f"run: pip install {error.name}"

@@ -61,6 +61,11 @@ class Tally:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def total(self) -> tuple[int, float]:
+        """How many values there were, and their sum."""
+        buckets = sum(bucket.get() for bucket in self._child._buckets)
+        return int(buckets) + sum(self._counts), self._child._sum.get() + self._sum
+
     def hand_over(self) -> None:
         child = self._child
         for bucket, count in zip(child._buckets, self._counts, strict=True):
@@ -175,6 +180,17 @@ class Metrics:
                 traffic.hand_over()
         self._records.clear()
 
+    def requests(self, model: str, version: str) -> dict[int | str, tuple[int, float]]:
+        """Answered requests of a model version by status: how many, and their seconds; as far as this process answered them."""
+        self._count()
+        found: dict[int | str, tuple[int, float]] = {}
+        for (name, number, _, _, code), duration in self._durations.items():
+            if (name, number) == (model, version):
+                count, seconds = duration.total()
+                before = found.get(code, (0, 0.0))
+                found[code] = before[0] + count, before[1] + seconds
+        return found
+
     def of_model(self, model: str, version: str) -> "ModelMetrics":
         return ModelMetrics(self, model, version)
 
@@ -218,6 +234,16 @@ class ModelMetrics:
 
     def alone(self, why: str) -> None:
         log.warning("requests of this model are no longer joined", model=self.labels[0], version=self.labels[1], reason=why)
+
+    @property
+    def queue_seconds(self) -> float:
+        """What its requests have waited, together."""
+        return self._queue.total()[1]
+
+    @property
+    def memory_bytes(self) -> int:
+        """What loading added to resident memory."""
+        return int(self.memory._value.get())
 
     def entered(self, state: str, states: tuple[str, ...]) -> None:
         for one in states:

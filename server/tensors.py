@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from server.errors import InvalidInput
+from server.labels import Labels
 
 Array = np.ndarray[Any, Any]
 
@@ -326,6 +327,8 @@ class InferRequest:
     outputs: list[str] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
+    # of which outputs the best classes are wanted, and how many; of a call over gRPC
+    classes: Mapping[str, int] | None = None
     # what it was on the wire: arrays of text do not tell their own size
     nbytes: int = 0
 
@@ -338,6 +341,9 @@ class InferResponse:
     id: str = ""
     rows: int = 1
     timing: Timing = Timing()
+    labels: Labels = Labels()
+    # the outputs' first dimension counts rows
+    batched: bool = True
 
     @property
     def nbytes(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
-from server.protocols import _pb
+from server.protocols import _pb, classification
 from server.protocols.parameters import timeout_of
 from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
 from server.tensors import Array, Datatype, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
@@ -81,15 +81,22 @@ def decode(message: Any) -> InferRequest:
         inputs[name] = _input(name, tensor, raw[at] if raw else None)
     request = InferRequest(message.model_name, inputs, message.model_version, message.id)
     if message.outputs:
-        request.outputs = [_requested(output) for output in message.outputs]
+        classes: dict[str, int] = {}
+        request.outputs = [_requested(output, classes) for output in message.outputs]
+        request.classes = classes or None
     if message.parameters:
         request.parameters = _parameters(message.parameters)
         request.timeout = timeout_of(request.parameters)
     return request
 
 
-def encode(response: InferResponse) -> bytes:
-    """A ModelInferResponse, always with raw contents: common clients read no other numbers."""
+def encode(response: InferResponse, classes: Mapping[str, int] | None = None) -> bytes:
+    """A ModelInferResponse, always with raw contents: common clients read no other numbers.
+
+    Of the outputs in `classes` so many of the best classes.
+    """
+    if classes:
+        response = classification.classified(response, classes)
     parts = [_model_fields(response.model, response.version)]
     if response.id:
         text = response.id.encode()
@@ -241,12 +248,15 @@ def _reject_shared_memory(what: str, tensor: Any) -> None:
         raise NotSupported(f"{what} is in shared memory, which this server does not offer; send it in the message")
 
 
-def _requested(output: Any) -> str:
+def _requested(output: Any, classes: dict[str, int]) -> str:
+    """The output's name; where its best classes are wanted, their number goes to `classes`."""
     name: str = output.name
     if output.parameters:
         _reject_shared_memory(f"requested output {name!r}", output)
-        if "classification" in output.parameters:
-            raise NotSupported(f"requested output {name!r} asks for classification, which this server does not offer")
+        if classification.PARAMETER in output.parameters:
+            value = _parameters(output.parameters)[classification.PARAMETER]
+            if count := classification.count_of(name, value):
+                classes[name] = count
     return name
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
-from server.protocols import json_values
+from server.protocols import classification, json_values
 from server.protocols.parameters import timeout_of
 from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
 from server.tensors import DATATYPES, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
@@ -30,6 +30,8 @@ class Wanted:
 
     binary: bool = False
     by_name: Mapping[str, bool] | None = None
+    # of which outputs the best classes are wanted, and how many
+    classes: Mapping[str, int] | None = None
 
     def is_binary(self, name: str) -> bool:
         return self.binary if self.by_name is None else self.by_name.get(name, self.binary)
@@ -91,8 +93,6 @@ def _cut(body: bytes, header_length: str) -> tuple[memoryview, memoryview]:
         length = -1
     if not 0 <= length <= len(body):
         raise InvalidRequest(f"{HEADER_LENGTH} is {header_length[:40]!r}, expected the length of the JSON part: 0 to {len(body)}")
-    if length == 0:
-        raise NotSupported(f"{HEADER_LENGTH} is 0: raw binary requests without a JSON part are not built; send the JSON header")
     view = memoryview(body)
     return view[:length], view[length:]
 
@@ -136,17 +136,19 @@ def _wanted(parameters: Mapping[str, Any], outputs: Sequence[tuple[str, Mapping[
     if not isinstance(default, bool):
         raise InvalidRequest(f"parameter binary_data_output is {default!r}, expected true or false")
     by_name: dict[str, bool] = {}
+    classes: dict[str, int] = {}
     for name, told in outputs:
         told = told or {}
-        for unavailable in ("shared_memory_region", "classification"):
-            if unavailable in told:
-                raise NotSupported(f"output {name!r} asks for {unavailable}, which this server does not offer")
+        if "shared_memory_region" in told:
+            raise NotSupported(f"output {name!r} asks for shared_memory_region, which this server does not offer")
+        if classification.PARAMETER in told and (count := classification.count_of(name, told[classification.PARAMETER])):
+            classes[name] = count
         if "binary_data" in told:
             if not isinstance(told["binary_data"], bool):
                 raise InvalidRequest(f"output {name!r}: binary_data is {told['binary_data']!r}, expected true or false")
             by_name[name] = told["binary_data"]
-    if by_name:
-        return Wanted(default, by_name)
+    if by_name or classes:
+        return Wanted(default, by_name or None, classes or None)
     return _ALL_BINARY if default else _PLAIN
 
 
@@ -264,6 +266,8 @@ def encode(response: InferResponse, wanted: Wanted, strict: bool = False) -> tup
 
     Put together from parts that are the same each time.
     """
+    if wanted.classes:
+        response = classification.classified(response, wanted.classes)
     parts = [_model_members(response.model, response.version)]
     if response.id:
         parts += b',"id":', orjson.dumps(response.id)

@@ -17,11 +17,17 @@ GETS = (
     "/v2",
     "/v2/health/live",
     "/v2/health/ready",
+    "/v2/logging",
     "/v2/models",
+    "/v2/models/stats",
     "/v2/models/{model}",
+    "/v2/models/{model}/config",
     "/v2/models/{model}/ready",
+    "/v2/models/{model}/stats",
     "/v2/models/{model}/versions/{version}",
+    "/v2/models/{model}/versions/{version}/config",
     "/v2/models/{model}/versions/{version}/ready",
+    "/v2/models/{model}/versions/{version}/stats",
 )
 POSTS = (
     "/v1/models/sums:predict",

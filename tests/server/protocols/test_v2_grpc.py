@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult, service_pb2
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult, model_config_pb2, service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 from tritonclient.utils import np_to_triton_dtype
 
@@ -63,7 +63,40 @@ def test_every_message_of_ours_has_the_field_numbers_of_theirs():
             n.name: fields(n) for n in other.nested_types
         }
         checked += 1
-    assert checked == 16
+    assert checked == 23
+
+
+PARTS = (
+    "ModelInput",
+    "ModelOutput",
+    "ModelInstanceGroup",
+    "ModelQueuePolicy",
+    "ModelDynamicBatching",
+    "ModelVersionPolicy",
+    "ModelParameter",
+    "ModelTransactionPolicy",
+    "ModelConfig",
+    "InferStatistics",
+    "InferBatchStatistics",
+    "MemoryUsage",
+    "ModelStatistics",
+)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_of_what_only_triton_has_our_fields_have_the_numbers_of_theirs(name):
+    """... as far as we have them."""
+
+    def fields(descriptor):
+        return {(f.name, f.number, f.type, f.is_repeated) for f in descriptor.fields}
+
+    mine = _pb.message(name).DESCRIPTOR
+    other = getattr(model_config_pb2, name, None) or getattr(service_pb2, name)
+    assert fields(mine) <= fields(other.DESCRIPTOR)
+    for field in mine.fields:
+        if field.enum_type is not None:
+            theirs = other.DESCRIPTOR.fields_by_name[field.name].enum_type
+            assert {(v.name, v.number) for v in field.enum_type.values} <= {(v.name, v.number) for v in theirs.values}
 
 
 def test_the_methods_are_those_of_the_service():
@@ -75,6 +108,10 @@ def test_the_methods_are_those_of_the_service():
         "ServerMetadata",
         "ModelMetadata",
         "ModelInfer",
+        "ModelStreamInfer",
+        "ModelConfig",
+        "ModelStatistics",
+        "LogSettings",
         "RepositoryIndex",
     ]
     for name, (asked, answered) in _pb.METHODS.items():
@@ -260,9 +297,9 @@ BAD = [
         "requested output 'y' is in shared memory",
     ),
     (
-        request(ONE, outputs=[InferRequestedOutput("y", class_count=3)._get_tensor()]),
-        NotSupported,
-        "requested output 'y' asks for classification",
+        request(ONE, outputs=[InferRequestedOutput("y", class_count=-3)._get_tensor()]),
+        InvalidRequest,
+        "output 'y': classification is -3, expected how many classes are wanted",
     ),
     (request(ONE, parameters={"triton_x": {"bool_param": True}}), InvalidRequest, "parameter 'triton_x' is not known"),
     (request(ONE, parameters={"empty": {}}), InvalidRequest, "parameter 'empty' has no value"),
