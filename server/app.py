@@ -163,6 +163,7 @@ class Predictor:
         self.http.config.timeout_graceful_shutdown = max(1, round(rest))
         self.http.should_exit = True
         if self.grpc:
+            self.calls.end_streams()
             await self.grpc.stop(rest)
 
     async def _close(self, runtime: Runtime) -> None:

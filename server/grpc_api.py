@@ -4,6 +4,7 @@ Slower than `grpc_fast`, and what every other gRPC server in Python is made of: 
 engine does not understand.
 """
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
@@ -61,11 +62,12 @@ def _unary(method: Unary) -> Any:
     return answer
 
 
-def _streaming(method: Streaming) -> Any:
+def _streaming(streaming: Streaming) -> Any:
     async def answer(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         try:
-            async for one in method(messages):
-                yield one
+            async with contextlib.aclosing(streaming.method(messages)) as answers:
+                async for one in answers:
+                    yield one
         except ServingError as error:
             await _abort(context, error)
 

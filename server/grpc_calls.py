@@ -4,14 +4,15 @@ The calls of one process, whichever engine carries them (`grpc_fast`, `grpc_api`
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from server import grpc_triton
+from server import grpc_stream, grpc_triton
 from server.errors import InvalidRequest, ModelNotFound, ServingError
+from server.grpc_stream import Streams
 from server.inference import Inference, error_text
 from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.models import State, facts
@@ -23,6 +24,8 @@ HEALTH = "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 # A status' text is a header, and clients refuse more than 8 KiB of headers.
 LONGEST_DETAILS = 7000
+# Messages that name a service, or ask for a description.
+LARGEST_NAME = 64 * 1024
 _INFER = f"/{_pb.SERVICE}/ModelInfer"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -44,7 +47,13 @@ class Refusal(NamedTuple):
 
 
 Unary = Callable[[bytes, Told], Awaitable[bytes]]
-Streaming = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+
+
+class Streaming(NamedTuple):
+    """A method with many messages both ways, each of what comes of at most so many bytes."""
+
+    method: Callable[[AsyncIterator[bytes]], AsyncGenerator[bytes, None]]
+    largest: int
 
 
 class GrpcCalls:
@@ -67,9 +76,13 @@ class GrpcCalls:
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(_pb.METHODS[name][0], method)
         for name, (request, answer) in grpc_triton.methods(inference).items():
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(request, answer)
-        self.streaming: dict[str, Streaming] = {f"/{HEALTH}/Watch": self._watch}
+        self._streams = Streams(inference)
+        self.streaming: dict[str, Streaming] = {
+            grpc_stream.PATH: Streaming(self._streams.converse, inference.settings.max_body_bytes),
+            f"/{HEALTH}/Watch": Streaming(self._watch, LARGEST_NAME),
+        }
         for service in REFLECTION:
-            self.streaming[f"/{service}/ServerReflectionInfo"] = self._reflect
+            self.streaming[f"/{service}/ServerReflectionInfo"] = Streaming(self._reflect, LARGEST_NAME)
 
     def readiness_changed(self) -> None:
         """Tell who watches health."""
@@ -79,6 +92,10 @@ class GrpcCalls:
                 self._changed.notify_all()
 
         self._notifying = asyncio.ensure_future(notify())
+
+    def end_streams(self) -> None:
+        """Have streams of requests end once what is under way is answered."""
+        self._streams.end()
 
     def _model_infer(self, sent: bytes, told: Told) -> Awaitable[bytes]:
         return self.inference.grpc(sent, _INFER, told.timeout, told.request_id)
@@ -125,7 +142,7 @@ class GrpcCalls:
             raise ModelNotFound(f"unknown service {service!r}")
         return _bytes(health_pb2.HealthCheckResponse(status=status))
 
-    async def _watch(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _watch(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         service = _parsed(health_pb2.HealthCheckRequest, await anext(messages, b"")).service
         unknown, last = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN, None
         while True:
@@ -140,7 +157,7 @@ class GrpcCalls:
                 except TimeoutError:
                     continue
 
-    async def _reflect(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _reflect(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         if self._reflection is None:
             # in a thread, because what is imported there takes longer than others may wait
             self._reflection = await asyncio.get_running_loop().run_in_executor(None, _reflection)

@@ -5,6 +5,7 @@ A unary call is a header block that was seen before, one message, one answer tha
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from server.h2 import hpack
 from server.h2.connection import Connection, Limits
 from server.h2.frames import Code
 from server.h2.requests import Request
-from server.h2.sending import STREAM_WINDOW, Outbox, Stream
+from server.h2.sending import EARNED_BY_AN_ANSWER, STREAM_WINDOW, Outbox, Stream
 from server.log import log
 from server.protocols import encoding
 from server.sockets import listen
@@ -28,8 +29,8 @@ from server.work import Work
 STREAMS = 1024
 # Bytes of unfinished messages on one connection, in messages of the largest size.
 HELD_MESSAGES = 4
-# Messages of calls that stream are names and the like.
-LARGEST_STREAMED = 64 * 1024
+# A client is told of room for more where that is so much of a window.
+WORTH_TELLING = STREAM_WINDOW // 4
 # An idle connection is kept, but not that of a peer that has gone without a word: asked after 60 s, given up after 60 more.
 _KEEP_ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -86,11 +87,20 @@ class Head(NamedTuple):
     bodiless: bool = False
 
 
+class Message(NamedTuple):
+    """One of many, without its prefix."""
+
+    data: bytes
+    compressed: bool
+
+
 class CallStream(Stream):
     """A call: what has come of its message, or of its messages, and who works on it."""
 
     body: bytearray | None = None
-    messages: "asyncio.Queue[bytes | None] | None" = None
+    messages: "asyncio.Queue[Message | None] | None" = None
+    # bytes of messages that nobody has taken yet, and whether a message has been sent, where there are many
+    held, begun = 0, False
     task: "Work | asyncio.Task[None] | None" = None
     # when the headers came, where there is a deadline
     since = 0.0
@@ -145,7 +155,7 @@ class CallConnection(Connection):
 
     def received(self, stream: CallStream, data: bytes) -> None:
         if stream.messages is not None:
-            self._received_of_many(stream, stream.messages, data)
+            self._received_of_many(stream, stream.head, stream.messages, data)
         elif stream.head.status != 200:
             self._answer_http(stream, stream.head)
         elif stream.body is None and stream.ended:
@@ -156,20 +166,20 @@ class CallConnection(Connection):
             if stream.ended:
                 self._complete_message(stream, bytes(body))
             elif len(body) >= _PREFIX.size:
-                self._make_room(stream, body)
+                self._make_room(stream, body, self._largest)
 
-    def _make_room(self, stream: CallStream, body: bytearray) -> None:
+    def _make_room(self, stream: CallStream, body: bytearray, largest: int) -> None:
         """Let the client send the whole of a message whose beginning is here, or tell it that it is too large."""
         length = _PREFIX.unpack_from(body)[1]
-        if length > self._largest:
-            self._refuse(stream, refusal(_too_large(length, self._largest)))
+        if length > largest:
+            self._end_call(stream, _too_large(length, largest))
             return
         more = length + _PREFIX.size - len(body) - stream.room
         if more <= 0:
             return
         if self._granted + more > HELD_MESSAGES * self._largest:
             text = f"this connection has {self._granted} bytes of messages under way; send fewer at once"
-            self._refuse(stream, refusal(RequestTooLarge(text)))
+            self._end_call(stream, RequestTooLarge(text))
             return
         self.grant(stream, more)
 
@@ -184,8 +194,7 @@ class CallConnection(Connection):
                 raise InvalidRequest(f"the message should be {length} bytes, and {len(body) - _PREFIX.size} came")
             if length > self._largest:
                 raise _too_large(length, self._largest)
-            if compressed > 1 or (compressed and not head.encoding):
-                raise InvalidRequest("the message is marked as compressed, and no grpc-encoding says how")
+            _check_compressed(head, compressed)
         except ServingError as error:
             self._refuse(stream, refusal(error))
             return
@@ -204,9 +213,8 @@ class CallConnection(Connection):
         self._granted -= granted
 
     def late(self, stream: CallStream) -> None:
-        if stream.messages is None and stream.task is None:
-            error = DeadlineExceeded(f"the request's message did not arrive within {self._seconds:g} s")
-            self._refuse(stream, refusal(error))
+        if stream.task is None if stream.messages is None else stream.body:
+            self._end_call(stream, DeadlineExceeded(f"the request's message did not arrive within {self._seconds:g} s"))
 
     # what goes
 
@@ -266,57 +274,90 @@ class CallConnection(Connection):
 
     # calls of many messages
 
-    def _received_of_many(self, stream: CallStream, messages: "asyncio.Queue[bytes | None]", data: bytes) -> None:
-        body = stream.body = (stream.body or bytearray()) + data
+    def _received_of_many(self, stream: CallStream, head: Head, messages: "asyncio.Queue[Message | None]", data: bytes) -> None:
+        assert head.streaming is not None
+        body = stream.body = stream.body or bytearray()
+        if not body:
+            # each message has its own time to come
+            stream.looks = 0
+        body += data
         while len(body) >= _PREFIX.size:
             compressed, length = _PREFIX.unpack_from(body)
-            if compressed or length > LARGEST_STREAMED:
-                text = f"messages of this call may be {LARGEST_STREAMED} bytes, and are not compressed"
-                self._end_conversation(stream, RequestTooLarge(text))
+            try:
+                _check_compressed(head, compressed)
+            except ServingError as error:
+                self._end_call(stream, error)
                 return
             stop = _PREFIX.size + length
-            if len(body) < stop:
+            if len(body) < stop or length > head.streaming.largest:
+                self._make_room(stream, body, head.streaming.largest)
                 break
-            messages.put_nowait(bytes(body[_PREFIX.size : stop]))
+            messages.put_nowait(Message(bytes(memoryview(body)[_PREFIX.size : stop]), bool(compressed)))
+            stream.held += stop
+            stream.looks = 0
             del body[:stop]
-        if stream.ended:
+        if not stream.ended:
+            return
+        if body:
+            self._end_call(stream, InvalidRequest(f"the stream has ended {len(body)} bytes into a message"))
+        else:
             messages.put_nowait(None)
 
     async def _messages(self, stream: CallStream) -> AsyncIterator[bytes]:
         assert stream.messages is not None
         while (message := await stream.messages.get()) is not None:
-            yield message
-            # taken and answered: there is room for as much again
-            if not stream.ended:
-                self.grant(stream, len(message) + _PREFIX.size)
+            data = message.data
+            yield await self._inflated(stream.head, data) if message.compressed else data
+            self._taken(stream, len(data) + _PREFIX.size)
 
-    async def _converse(self, stream: CallStream, method: Streaming) -> None:
-        begun = False
+    def _taken(self, stream: CallStream, size: int) -> None:
+        """A message is somebody else's now: there is room for as much again."""
+        stream.held -= size
+        if stream.ended:
+            return
+        back = min(size, stream.granted)
+        stream.granted -= back
+        self.given_back(back)
+        more = STREAM_WINDOW - stream.held - len(stream.body or b"") - stream.room
+        if more >= WORTH_TELLING:
+            self.grant(stream, more)
+
+    async def _converse(self, stream: CallStream, streaming: Streaming) -> None:
         try:
-            async with asyncio.timeout(stream.head.timeout):
-                async for answer in method(self._messages(stream)):
-                    if not begun:
-                        begun = True
+            async with (
+                asyncio.timeout(stream.head.timeout),
+                contextlib.aclosing(streaming.method(self._messages(stream))) as answers,
+            ):
+                async for answer in answers:
+                    if not stream.begun:
+                        stream.begun = True
                         self.begin(stream, _BEGIN)
                     self.send(stream, _PREFIX.pack(0, len(answer)) + answer)
+                    self._patience.earn(EARNED_BY_AN_ANSWER)
                     await self.all_sent(stream)
         except TimeoutError:
-            self._end_conversation(stream, DeadlineExceeded("the deadline has passed"), begun)
+            self._end_conversation(stream, DeadlineExceeded("the deadline has passed"))
         except ServingError as error:
-            self._end_conversation(stream, error, begun)
+            self._end_conversation(stream, error)
         except Exception as error:
             log.error("internal error", exc_info=error, path="gRPC")
-            self._end_conversation(stream, RuntimeFailed("internal error"), begun)
+            self._end_conversation(stream, RuntimeFailed("internal error"))
         else:
-            if not begun:
+            if not stream.begun:
                 self.begin(stream, _BEGIN)
             self.end(stream, _OK)
 
-    def _end_conversation(self, stream: CallStream, error: ServingError, begun: bool = False) -> None:
-        if begun:
+    def _end_conversation(self, stream: CallStream, error: ServingError) -> None:
+        if stream.begun:
             self.end(stream, hpack.encode(_trailers(refusal(error))))
         else:
             self._refuse(stream, refusal(error))
+
+    def _end_call(self, stream: CallStream, error: ServingError) -> None:
+        """End a call for what its client has sent, whoever works on it."""
+        if stream.task is not None:
+            stream.task.cancel()
+        self._end_conversation(stream, error)
 
 
 class FastGrpcEdge:
@@ -394,6 +435,11 @@ def read_head(request: Request, too_large: bool, calls: GrpcCalls) -> Head:
         status=status,
         bodiless=request.method == b"HEAD",
     )
+
+
+def _check_compressed(head: Head, flag: int) -> None:
+    if flag > 1 or (flag and not head.encoding):
+        raise InvalidRequest("the message is marked as compressed, and no grpc-encoding says how")
 
 
 def _http_status(request: Request) -> int:

@@ -19,6 +19,7 @@ from server.tensors import Array, Datatype, InferRequest, InferResponse, Tensor,
 
 _InferRequest = _pb.message("ModelInferRequest")
 _InferResponse = _pb.message("ModelInferResponse")
+_StreamResponse = _pb.message("ModelStreamInferResponse")
 _ModelMetadata = _pb.message("ModelMetadataResponse")
 _ServerMetadata = _pb.message("ServerMetadataResponse")
 _RepositoryIndex = _pb.message("RepositoryIndexResponse")
@@ -53,6 +54,9 @@ _FIELDS = {
 
 # ModelInferResponse.id and .raw_output_contents: field number and "bytes with a length"
 _ID, _RAW = b"\x1a", b"\x32"
+# ModelStreamInferResponse.infer_response, and what is in each: fields that are set twice, or in any order, are one message
+_ANSWER = b"\x12"
+_FINAL: bytes = _InferResponse(parameters={"triton_final_response": {"bool_param": True}}).SerializeToString()
 
 
 def parse(sent: bytes) -> Any:
@@ -107,6 +111,21 @@ def encode(response: InferResponse, classes: Mapping[str, int] | None = None) ->
         raw = raw_from_tensor(name, tensor)
         raws += _RAW, _varint(len(raw)), raw
     return b"".join(parts + raws)
+
+
+def streamed(encoded: bytes) -> bytes:
+    """A ModelStreamInferResponse with an encoded answer, marked as the only one of its request."""
+    return b"".join((_ANSWER, _varint(len(encoded) + len(_FINAL)), encoded, _FINAL))
+
+
+def streamed_error(text: str, sent: bytes) -> bytes:
+    """A ModelStreamInferResponse that says what is the matter with a request, and with which one if it has an id."""
+    try:
+        request_id = parse(sent).id
+    except InvalidRequest:
+        request_id = ""
+    answer: bytes = _StreamResponse(error_message=text).SerializeToString()
+    return answer + streamed(_InferResponse(id=request_id).SerializeToString())
 
 
 @lru_cache(maxsize=256)
