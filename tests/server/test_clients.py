@@ -1,20 +1,15 @@
 """tritonclient, unmodified, in its four kinds: what it asks for is what a user of ours gets."""
 
-import asyncio
 import json
 import queue
-from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 import tritonclient.grpc
-import tritonclient.grpc.aio
 import tritonclient.http
-import tritonclient.http.aio
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
-KINDS = [tritonclient.http, tritonclient.http.aio, tritonclient.grpc, tritonclient.grpc.aio]
-OVER_HTTP = [k for k in KINDS if ".http" in k.__name__]
+from tests.server.kinds import KINDS, OVER_HTTP, run, tensor
 
 TENSORS = {
     "bool": np.array([True, False]),
@@ -31,44 +26,6 @@ TENSORS = {
 def echo(serve, models, lane):
     with serve(f"{models}/echo.py:Echo", *lane) as server:
         yield server
-
-
-def run(kind, server, use):
-    """What the coroutine function makes of a client of that kind; the calls of the blocking kinds need no waiting for."""
-
-    class Awaiting:
-        def __init__(self, client):
-            self._client = client
-
-        def __getattr__(self, name):
-            method = getattr(self._client, name)
-
-            async def call(*args, **kwargs):
-                result = method(*args, **kwargs)
-                return await result if asyncio.iscoroutine(result) else result
-
-            return call
-
-    @asynccontextmanager
-    async def connected():
-        address = server.http.removeprefix("http://") if kind in OVER_HTTP else server.grpc
-        client = Awaiting(kind.InferenceServerClient(address))
-        try:
-            yield client
-        finally:
-            await client.close()
-
-    async def main():
-        async with connected() as client:
-            return await use(client)
-
-    return asyncio.run(main())
-
-
-def tensor(kind, name, array, **how):
-    given = kind.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-    given.set_data_from_numpy(array, **how)
-    return given
 
 
 def pair(kind):
@@ -265,7 +222,7 @@ def binary(tail=ROW, length=None, size=16, **parameters):
         (binary(length=-1), 400, "inference-header-content-length is '-1'"),
         (binary(length="ten"), 400, "inference-header-content-length is 'ten'"),
         (binary(length="9" * 5000), 400, "inference-header-content-length is '9999"),
-        (binary(length=0), 501, "raw binary requests without a JSON part are not built"),
+        (binary(length=0), 400, "needs 16 bytes, got"),
         ((binary()[0], None), 400, "is not UTF-8"),
     ],
 )
