@@ -53,6 +53,10 @@ _BY_KIND = {"f": _decoders(float | None), "i": _decoders(int), "u": _decoders(in
 _BY_DTYPE = {np.dtype(t): _decoders(_within(t)) for t in (np.float32, np.float16)}
 _DECODERS = {d.name: _BY_DTYPE.get(d.dtype) or _BY_KIND[d.dtype.kind] for d in DATATYPES.values()}
 _SMALL_FLOATS = tuple(_BY_DTYPE)
+# What is written for no number: by being one of these objects an infinity tells that it is no number too large, as 1e400 is.
+_TOKENS = {text: float(text) for text in ("NaN", "Infinity", "-Infinity")}
+# Letters of our keys as JSON's escapes, which nobody writes who does not want to hide them.
+_HIDDEN = re.compile(rb"\\u00(?:[67]|5[fF])")
 NOT_THAT = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 
@@ -197,6 +201,8 @@ def _float(value: Any, datatype: Datatype, where: str, at: int, strict: bool) ->
         number = float(value)
     except OverflowError:
         raise InvalidInput(f"{where}: the integer at element {at} overflows {datatype.name}") from None
+    if math.isinf(number) and value is not _TOKENS["Infinity"] and value is not _TOKENS["-Infinity"]:
+        raise InvalidInput(f"{where}: the number at element {at} overflows {datatype.name}")
     if strict and not math.isfinite(number):
         raise InvalidInput(f"{where}: {number} at element {at} is not JSON, and --strict-json is on; send null")
     return number
@@ -257,11 +263,16 @@ def parse(body: bytes | memoryview, what: str = "request body") -> Any:
     if _depth(text) > MAX_DEPTH:
         raise InvalidRequest(f"{what}: JSON is nested deeper than {MAX_DEPTH}")
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_TOKENS.__getitem__)
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"{what} is not valid JSON: {error.msg} at byte {len(text[: error.pos].encode())}") from None
     except ValueError as error:  # an integer of thousands of digits
         raise InvalidRequest(f"{what} is not valid JSON: {error}") from None
+
+
+def hides_letters(raw: bytes) -> bool:
+    """Whether a key may be there that a look for its bytes does not find, such as `"d\\u0061ta"`."""
+    return b"\\u00" in raw and _HIDDEN.search(raw) is not None
 
 
 def _depth(text: str) -> int:

@@ -28,6 +28,11 @@ def timeout_of(parameters: Mapping[str, Any]) -> float | None:
     timeout = parameters.get("timeout")
     if timeout is None:
         return None
-    if type(timeout) is not int or timeout <= 0:
-        raise InvalidRequest(f"parameter 'timeout' is {timeout!r}; it must be an integer above 0, in microseconds")
+    if type(timeout) is not int or not 0 < timeout < 2**63:
+        raise InvalidRequest(f"parameter 'timeout' is {_shown(timeout)}; it must be an integer above 0, in microseconds")
     return timeout / 1e6
+
+
+def _shown(value: object) -> str:
+    """Of an integer of thousands of digits Python makes no text."""
+    return "an integer beyond 64 bits" if type(value) is int and value >= 2**63 else repr(value)

@@ -14,6 +14,8 @@ from server.errors import InvalidInput, RuntimeFailed
 from server.tensors import DATATYPES, Array, Datatype, Tensor, element_count
 
 MAX_RANK = 16
+# Inputs, and requested outputs, of one request.
+MAX_TENSORS = 1024
 # What numpy can index with eight-byte elements; a zero elsewhere in the shape does not excuse the other dimensions.
 _MAX_ELEMENTS = sys.maxsize // 8
 _LENGTH = struct.Struct("<I")

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
 from server.protocols import _pb, classification
 from server.protocols.parameters import timeout_of
-from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
+from server.protocols.raw import MAX_TENSORS, checked_shape, raw_from_tensor, tensor_from_raw
 from server.tensors import Array, Datatype, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
 
 _InferRequest = _pb.message("ModelInferRequest")
@@ -75,6 +75,10 @@ def decode(message: Any) -> InferRequest:
     sent, raw = message.inputs[:], message.raw_input_contents[:]
     if not sent:
         raise InvalidInput("the request has no inputs")
+    if len(sent) > MAX_TENSORS or len(message.outputs) > MAX_TENSORS:
+        raise InvalidInput(
+            f"the request has {len(sent)} inputs and asks for {len(message.outputs)} outputs, {MAX_TENSORS} of each are allowed"
+        )
     if raw and len(raw) != len(sent):
         raise _raw_count_fault(message)
     inputs: dict[str, Tensor] = {}

@@ -5,6 +5,7 @@ typed pass over the text; whatever that can't take goes to `_decode_exactly`, wh
 says what is wrong.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +18,10 @@ import orjson
 from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingError
 from server.protocols import classification, json_values
 from server.protocols.parameters import timeout_of
-from server.protocols.raw import checked_shape, raw_from_tensor, tensor_from_raw
+from server.protocols.raw import MAX_TENSORS, checked_shape, raw_from_tensor, tensor_from_raw
 from server.tensors import DATATYPES, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
 
 HEADER_LENGTH = "inference-header-content-length"
-MAX_TENSORS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,7 @@ def _quick_inputs(parsed: _Request, text: bytes | memoryview, tail: memoryview) 
     """The tensors where all is plain, else None."""
     raw = bytes(text)
     count = len(parsed.inputs)
-    # a repeated key would go unseen: the parser keeps the last
-    if not count or raw.count(b'"data"') + raw.count(b'"binary_data_size"') != count or raw.count(b'"inputs"') != 1:
-        return None
-    if raw.count(b'"shape"') != count or raw.count(b'"datatype"') != count:
+    if not 0 < count <= MAX_TENSORS or len(parsed.outputs or ()) > MAX_TENSORS or _may_repeat(parsed, raw):
         return None
     inputs: dict[str, Tensor] = {}
     start = 0
@@ -129,6 +126,24 @@ def _quick_inputs(parsed: _Request, text: bytes | memoryview, tail: memoryview) 
             inputs[one.name] = tensor_from_raw(one.name, kind, checked_shape(one.name, one.shape), tail[start : start + size])
             start += size
     return inputs if start == len(tail) and len(inputs) == count else None
+
+
+def _may_repeat(parsed: _Request, raw: bytes) -> bool:
+    """Whether a key may be there twice in one object, which would go unseen: the parser keeps the last."""
+    count, outputs = len(parsed.inputs), parsed.outputs or []
+    found = raw.count
+    if found(b'"data"') + found(b'"binary_data_size"') != count or found(b'"inputs"') != 1 or json_values.hides_letters(raw):
+        return True
+    if found(b'"shape"') != count or found(b'"datatype"') != count or found(b'"name"') != count + len(outputs):
+        return True
+    if found(b'"id"') > 1 or found(b'"outputs"') > 1:
+        return True
+    of_inputs, of_outputs = [one.parameters for one in parsed.inputs], [one.parameters for one in outputs]
+    given = [told for told in (parsed.parameters, *of_inputs, *of_outputs) if told is not None]
+    if found(b'"parameters"') != len(given):
+        return True
+    keys = Counter(key for told in given for key in told)
+    return any(found(b'"%b"' % key.encode(errors="replace")) != times for key, times in keys.items())
 
 
 def _wanted(parameters: Mapping[str, Any], outputs: Sequence[tuple[str, Mapping[str, Any] | None]]) -> Wanted:
@@ -163,7 +178,8 @@ def _decode_exactly(model: str, text: bytes | memoryview, tail: memoryview, stri
         raise InvalidRequest(f"id is a {json_values.type_name(given_id)}, expected a string")
     request.id = _text(given_id or "", "id")
     if "inputs" not in document:
-        raise InvalidRequest("missing 'inputs'; a request is an object with a list of inputs")
+        found = ", ".join(repr(key[:40]) for key in list(document)[:8])
+        raise InvalidRequest(f"missing 'inputs', found {found or 'nothing'}; a request is an object with a list of inputs")
     start = 0
     for at, one in enumerate(_list(document["inputs"], "inputs")):
         name, tensor, used = _input(one, f"inputs[{at}]", tail[start:], strict)
