@@ -164,6 +164,7 @@ class FastProtocol(HttpProtocol):
         if plain is None:
             super().on_headers_complete()
         else:
+            self._check_head()
             self._head_is_here()
             self.cycle = FastCall(plain)
 

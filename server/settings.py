@@ -52,7 +52,13 @@ class Settings(BaseSettings):
     max_queue: int = Field(0, ge=0, description="rows that may wait; 0: sixteen batches, at least 1024")
     timeout: float = Field(60.0, ge=0, description="seconds a request may take; 0: no limit")
     max_body_bytes: int = Field(64 * MEBIBYTE, gt=0, description="largest request body and gRPC message, after decompression too")
+    max_header_bytes: int = Field(64 * 1024, ge=1024, description="largest head of an HTTP request: its first line and headers")
+    max_headers: int = Field(100, gt=0, description="most headers of an HTTP request")
+    max_url_bytes: int = Field(32 * 1024, gt=0, description="longest URL of an HTTP request")
     receive_timeout: float = Field(30.0, gt=0, description="seconds a client has to send a request's body, or a gRPC message")
+    send_timeout: float = Field(
+        30.0, gt=0, description="seconds without progress after which a client that does not read is cut off"
+    )
     timeout_keep_alive: float = Field(65.0, gt=0, description="seconds an idle HTTP connection is kept")
     limit_connections: int = Field(1000, gt=0, description="HTTP connections at once, and as many of gRPC")
 
