@@ -113,7 +113,8 @@ class CallConnection(Connection):
 
     def __init__(self, edge: "FastGrpcEdge") -> None:
         settings = edge.calls.inference.settings
-        super().__init__(Limits(STREAMS, settings.receive_timeout), edge.outbox)
+        held = HELD_MESSAGES * settings.max_body_bytes
+        super().__init__(Limits(STREAMS, settings.receive_timeout, settings.send_timeout, held), edge.outbox)
         self._edge, self._calls = edge, edge.calls
         self._largest, self._seconds = settings.max_body_bytes, settings.receive_timeout
         self._granted = 0
@@ -211,6 +212,10 @@ class CallConnection(Connection):
 
     def given_back(self, granted: int) -> None:
         self._granted -= granted
+
+    def unread(self, stream: CallStream) -> None:
+        text = f"this connection has {self._unsent} bytes of answers that are not read; read them, or ask for fewer at once"
+        self._refuse(stream, refusal(RequestTooLarge(text)))
 
     def late(self, stream: CallStream) -> None:
         if stream.task is None if stream.messages is None else stream.body:

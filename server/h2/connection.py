@@ -54,10 +54,15 @@ _DRAIN_PING = b"draining"
 
 
 class Limits(NamedTuple):
-    """`streams` at once on one connection; `seconds` that a peer has to go on with what it has begun."""
+    """`streams` at once on one connection; `seconds` that a peer has to go on with what it has begun.
+
+    `unread_seconds` that it may leave an answer where it is, and `unsent` bytes of answers that may wait for it.
+    """
 
     streams: int
     seconds: float
+    unread_seconds: float = 30.0
+    unsent: int = 1 << 28
 
 
 class Connection(Sending):
@@ -66,6 +71,7 @@ class Connection(Sending):
     def __init__(self, limits: Limits, outbox: Outbox) -> None:
         super().__init__(outbox)
         self._limits = limits
+        self._most_unsent = limits.unsent
         self._timer: asyncio.TimerHandle | None = None
         self._timer_of_drain: asyncio.TimerHandle | None = None
         # looks for which the peer has not gone on
@@ -161,6 +167,16 @@ class Connection(Sending):
                 stream.looks += 1
                 if stream.looks > LOOKS:
                     self.late(stream)
+        for stream in list(self._blocked.values()):
+            self._look_at_unread(stream)
+
+    def _look_at_unread(self, stream: Stream) -> None:
+        """Its answer waits for the peer's window: has the peer made room since?"""
+        left = len(stream.rest or b"")
+        stream.unread_looks = stream.unread_looks + 1 if left == stream.unread else 0
+        stream.unread = left
+        if stream.unread_looks * self._limits.seconds / LOOKS >= self._limits.unread_seconds:
+            self.reset(stream, Code.CANCEL)
 
     def resume_writing(self) -> None:
         self._waited = 0

@@ -47,6 +47,8 @@ class Stream:
     # what waits for the peer's window, and what follows it (None while more is to come)
     rest: bytearray | None = None
     trailers: bytes | None = None
+    # how much of it waited when it was last looked at, and how often that has not changed since
+    unread, unread_looks = 0, 0
     # is waiting for all to be sent
     sent: asyncio.Future[None] | None = None
 
@@ -92,12 +94,18 @@ class Sending(asyncio.Protocol):
         self._window = self._stream_window = INITIAL_WINDOW
         self._largest_frame = SMALLEST_FRAME
         self._blocked: dict[int, Stream] = {}
+        # bytes of answers that wait, of all streams, and how many may before another is refused
+        self._unsent, self._most_unsent = 0, 1 << 28
         self._paused = False
         # no new streams; nothing at all any more
         self._refusing = self._closed = False
 
     def gone(self, stream: Any) -> None:
         """Nobody waits for the answer any more."""
+        raise NotImplementedError
+
+    def unread(self, stream: Any) -> None:
+        """There is an answer, but no room for another that the peer does not read."""
         raise NotImplementedError
 
     def given_back(self, granted: int) -> None:
@@ -126,6 +134,8 @@ class Sending(asyncio.Protocol):
                 trailers,
             )
             self._finish(stream)
+        elif self._unsent + size > self._most_unsent and self._unsent:
+            self.unread(stream)
         else:
             self.begin(stream, head)
             self.send(stream, body)
@@ -140,6 +150,7 @@ class Sending(asyncio.Protocol):
 
     def send(self, stream: Stream, data: bytes) -> None:
         """Send as fast as the peer lets us; `all_sent` waits for that."""
+        self._unsent += len(data)
         if stream.rest:
             stream.rest += data
         else:
@@ -205,6 +216,7 @@ class Sending(asyncio.Protocol):
                 return False
             stream.window -= size
             self._window -= size
+            self._unsent -= size
             self._write(frame(DATA, 0, stream.id, bytes(memoryview(rest)[:size])))
             # at once, so that the transport says when it is enough
             self.flush()
@@ -245,6 +257,8 @@ class Sending(asyncio.Protocol):
     def _forget(self, stream: Stream) -> None:
         del self._streams[stream.id]
         self._blocked.pop(stream.id, None)
+        if stream.rest:
+            self._unsent -= len(stream.rest)
         if not stream.ended:
             self._remember(stream.id)
         if stream.sent is not None:
