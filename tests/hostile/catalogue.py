@@ -1,0 +1,73 @@
+"""The catalogue of bad requests: what each number is, and which protocols it is tried over.
+
+A protocol is a module with `PROTOCOL` (how it is sent), `good(n)` (a request that only its sender's answer fits) and `CASES`:
+by number either cases, or in words why it makes no sense there or where else it is tested.
+"""
+
+from types import ModuleType
+
+from tests.hostile import binary_cases, grpc_cases, v1_cases, v2_cases
+
+PROTOCOLS: dict[str, ModuleType] = {"V1": v1_cases, "V2": v2_cases, "binary": binary_cases, "gRPC": grpc_cases}
+TITLES = {
+    1: "a body that is no request",
+    2: "an empty body",
+    3: "JSON that is no object",
+    4: "nested 10 000 deep",
+    5: "a body that does not come whole",
+    6: "a body larger than the limit",
+    7: "a bomb",
+    8: "an encoding that can't be undone",
+    9: "text that is not UTF-8",
+    10: "a key twice",
+    11: "no inputs",
+    12: "both forms at once",
+    13: "an unknown input",
+    14: "a missing input",
+    15: "an input twice",
+    16: "an output that is unknown or asked for twice",
+    17: "an unknown datatype",
+    18: "another datatype than the model's",
+    19: "a shape for another number of values",
+    20: "uneven rows",
+    21: "nested otherwise than the shape",
+    22: "a negative dimension",
+    23: "a shape beyond 64 bits",
+    24: "a huge shape and little data",
+    25: "a dimension that is no integer",
+    26: "a shape that is not the model's",
+    27: "inputs of different batches",
+    28: "no rows",
+    29: "more rows than a batch has",
+    30: "an integer out of range",
+    31: "a fraction for an integer",
+    32: "a number beyond the datatype's",
+    33: "NaN, Infinity and null",
+    34: "text for a number",
+    35: "a flag for a number, and the other way round",
+    36: "BYTES with wrong lengths",
+    37: "BYTES that are no text",
+    38: "bad base64",
+    39: "raw bytes of another size",
+    40: "contents twice, or of another type",
+    41: "another number of raw contents than of inputs",
+    42: "a wrong length of the JSON part",
+    43: "wrong sizes of binary data",
+    44: "a chunk for every byte",
+    45: "halves as typed contents",
+    46: "an unknown model, version or signature",
+    47: "a version that can't be one",
+    48: "a model that is not ready",
+    49: "a name that leads elsewhere",
+    50: "a wrong method",
+    51: "a parameter that is reserved or no value",
+    52: "a deadline that is none, or over",
+    53: "an id that is no text",
+    54: "a client that goes away",
+    55: "a full queue",
+    56: "values that the model does not take",
+    57: "an answer that is none",
+    58: "an answer that JSON can't say",
+    59: "a model without memory",
+    60: "smuggled and oversized heads",
+}
