@@ -154,10 +154,14 @@ class FastProtocol(HttpProtocol):
         if cycle.more_body:
             if self._late_body is None:
                 self._late_body = self.loop.call_later(self._seconds, self._give_up)
-        elif raw and len(cycle.body) == len(data) - end and cycle.asked.wrong is None:
-            # as much in the body as behind the first blank line: the parser, too, took the head to end there
+        elif raw and cycle.body == data[end:] and cycle.asked.wrong is None:
+            # the same body as is behind the first blank line: the parser, too, took the head to end there
             head = cycle.head
-            self._heads.keep(raw, head._replace(asked=head.asked._replace(request_id="")) if request_id else head)
+            if not request_id:
+                self._heads.keep(raw, head)
+            elif b"\r\nx-request-id:" not in raw.lower():
+                # with another one beside it, it would not be this one that counts
+                self._heads.keep(raw, head._replace(asked=head.asked._replace(request_id="")))
 
     def on_headers_complete(self) -> None:
         plain = self._plain()

@@ -15,6 +15,7 @@ MOST_CHUNKS = 65_536
 LEAST_READ = 16 * 1024
 # Requests that wait on one connection behind the one being answered.
 MOST_PIPELINED = 100
+_ANNOUNCES_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 _H2C = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -100,6 +101,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Limits that the parser does not have.  What came in one piece was not counted on its way."""
         self._chunks = 0
         settings = self._settings
+        if self.parser.should_upgrade() and any(name in _ANNOUNCES_A_BODY and value != b"0" for name, value in self.headers):
+            # the parser leaves the body to the other protocol, and would take it for the next request
+            self._reject(400, "the request offers another protocol (upgrade) and has a body; send it without the offer")
         if len(self.url) > settings.max_url_bytes:
             self._reject(414, f"the URL is {len(self.url)} bytes, the limit is {settings.max_url_bytes} (--max_url_bytes)")
         if len(self.headers) > settings.max_headers:
