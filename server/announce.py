@@ -50,7 +50,7 @@ def page(told: dict[str, Any], workers: int = 1) -> bytes:
     by = f", {workers} workers" if workers > 1 else ""
     lines = ["", f"  {told['name']} is ready ({told['platform']}{by})", ""]
     lines += _table("inputs", told["inputs"]) + _table("outputs", told["outputs"], told["default_outputs"])
-    lines += [f"  HTTP     {told['http']}" + (f"   docs {told['docs']}" if told["docs"] else "")]
+    lines += [f"  HTTP     {told['http']}" + (f"   with a page for browsers; docs {told['docs']}" if told["docs"] else "")]
     lines += [f"  gRPC     {told['grpc']}"] if told["grpc"] else []
     if told["curl"]:
         lines += ["", "  Try it:", "", f"  {told['curl']}"]

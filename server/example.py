@@ -7,19 +7,18 @@ import orjson
 
 from server.models import ModelHandle
 from server.protocols import json_values
-from server.tensors import Tensor
+from server.tensors import Signature, Tensor
 
 
-def _sample(handle: ModelHandle, rows: int) -> dict[str, Tensor]:
-    signature = handle.signature
+def _sample(handle: ModelHandle, rows: int, signature: Signature) -> dict[str, Tensor]:
     arrays = handle.runtime.sample(signature, rows)
     return {s.name: Tensor(s.datatype, arrays[s.name]) for s in signature.inputs if s.name in arrays}
 
 
-def v2_request(handle: ModelHandle, rows: int = 1) -> dict[str, Any]:
-    """A V2 request of made-up rows, as what JSON would parse to."""
+def v2_request(handle: ModelHandle, rows: int = 1, signature: Signature | None = None) -> dict[str, Any]:
+    """A V2 request of made-up rows, as what JSON would parse to; without a signature, of the default one."""
     inputs = []
-    for name, tensor in _sample(handle, rows).items():
+    for name, tensor in _sample(handle, rows, signature or handle.signature).items():
         data = json_values.jsonable(tensor, name, flat=True)
         flat = data if isinstance(data, list) else _shortest(data)
         inputs.append({"name": name, "shape": list(tensor.array.shape), "datatype": tensor.datatype, "data": flat})
@@ -29,7 +28,7 @@ def v2_request(handle: ModelHandle, rows: int = 1) -> dict[str, Any]:
 def v1_request(handle: ModelHandle, rows: int = 1) -> dict[str, Any]:
     """The same as a V1 request: `instances` where every input has the rows, else `inputs`."""
     values = {}
-    for name, tensor in _sample(handle, rows).items():
+    for name, tensor in _sample(handle, rows, handle.signature).items():
         value = json_values.jsonable(tensor, name, flat=False)
         values[name] = value if isinstance(value, list) else _shortest(value)
     if not handle.signature.batched:

@@ -15,11 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from server import docs, routes_triton
+from server import docs, page, routes_triton
 from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
 from server.inference import Answer, Asked, Call, Headers, Inference, error_answer, error_body, too_large
 from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
-from server.models import Registry, State, Version, facts
+from server.models import State, Version, facts
 from server.protocols import v2_json
 
 Scope = MutableMapping[str, Any]
@@ -205,7 +205,7 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
     """Every route that is not an inference, and those too for the fast way switched off and for the OpenAPI page."""
     api = FastAPI(title="Serveplane", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     routes_triton.add_routes(api, inference)
-    _add_health(api, inference.registry, life)
+    _add_health(api, inference, life)
     _add_metadata(api, inference)
     _add_inference(api, inference)
     _add_errors(api)
@@ -217,6 +217,7 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
 
     if inference.settings.enable_docs_url:
         docs.add_pages(api, inference.registry, inference.settings.root_path.rstrip("/"))
+        page.add_routes(api, inference.registry, life)
     return api
 
 
@@ -228,9 +229,13 @@ def _json(document: object, status: int = 200) -> Response:
     return Response(docs.dumps(document), status, media_type="application/json")
 
 
-def _add_health(api: FastAPI, registry: Registry, life: Life) -> None:
+def _add_health(api: FastAPI, inference: Inference, life: Life) -> None:
+    registry, with_page = inference.registry, inference.settings.enable_docs_url
+
     @api.get("/", tags=["server"])
-    async def root() -> Response:
+    async def root(request: Request) -> Response:
+        if with_page and page.is_wanted(request.headers.get("accept", "")):
+            return page.answer()
         return _json({"status": "alive"})
 
     @api.get("/v2/health/live", tags=["health"])

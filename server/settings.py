@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     enable_grpc: bool = Field(True, description="serve gRPC")
     grpc_engine: Literal["fast", "grpcio"] = Field("fast", description="what carries gRPC: our own HTTP/2, or the library")
     http_fast: bool = Field(True, description="answer plain inference requests straight from the HTTP parser")
-    enable_docs_url: bool = Field(True, description="serve /docs and /openapi.json")
+    enable_docs_url: bool = Field(True, description="serve the page at / for browsers, /docs and /openapi.json")
     root_path: str = Field("", description="a path prefix in front of every URL, such as /serving/default/iris")
 
     trust_pickle: bool | None = Field(
