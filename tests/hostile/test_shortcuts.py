@@ -159,7 +159,8 @@ def test_other_numbers_in_a_known_frame_are_read_as_if_it_were_not_known(short, 
 def test_seeded_numbers_in_known_frames_are_read_as_if_they_were_not_known(short, long):
     """1500 bodies: a good one with a few bytes changed anywhere, put in, or left out."""
     chance = random.Random(11)
-    pieces = b'0 1 9 . , - + e E [ ] { } " : n u l t r \\ _ \x00 \xff \n'.split() + [
+    pieces = [
+        *b'0 1 9 . , - + e E [ ] { } " : n u l t r \\ _ \x00 \xff \n'.split(),
         b" ",
         b"\n",
         b"1e99",
