@@ -150,7 +150,10 @@ class Predictor:
         batches = BatchOptions(settings.max_batch_size, settings.max_queue, settings.concurrency, settings.timeout)
         loader = Loader(self.registry, self.metrics, self.executor, options, batches)
         name = settings.model_name or model_name(settings.model_dir)
-        return await loader.load(name, "", lambda: find_model(storage.fetch(settings.model_dir), settings.runtime or None))
+        limits = settings.max_model_bytes, settings.max_model_seconds
+        return await loader.load(
+            name, "", lambda: find_model(storage.fetch(settings.model_dir, None, *limits), settings.runtime or None)
+        )
 
     async def _drain(self, stop: "Stop") -> None:
         """Not ready at once; then no new connections; then nothing left to do.  A second signal ends the process."""

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     strict_json: bool = Field(False, description="write NaN and Infinity as null, and refuse them in requests")
     runtime_option: tuple[str, ...] = Field((), description="NAME=VALUE for the runtime; may be repeated")
 
+    max_model_bytes: int = Field(
+        10 << 30, gt=0, description="largest model that is downloaded, and what an archive may unpack to"
+    )
+    max_model_seconds: float = Field(7200.0, gt=0, description="seconds that downloading the model may take")
+
     threads: int = Field(0, ge=0, description="CPU budget of the model's thread pools; 0: the cgroup's quota")
     concurrency: int = Field(0, ge=0, description="batches at once; 0: what the runtime asks for")
     max_batch_size: int = Field(0, ge=0, description="rows per batch; 1: no batching; 0: measured at load")

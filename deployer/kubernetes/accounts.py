@@ -1,9 +1,10 @@
 """ServiceAccounts and what their Secrets are called: for the credentials of a model's store.
 
-Accounts are watched.  Of a Secret only the names of its keys are kept, it is read when an account names it, and again after
-a minute: watching all Secrets of a cluster would mean to hold them.
+Accounts are watched.  Of a Secret only the names of its keys are kept, and the host that its headers are for; it is read when
+an account names it, and again after a minute: watching all Secrets of a cluster would mean to hold them.
 """
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from deployer.kubernetes.api import Absent, Api, Refused
 from deployer.kubernetes.cache import Store
 from deployer.kubernetes.kinds import SECRET
-from deployer.kubernetes.rendering.credentials import SecretSeen, ServiceAccountSeen
+from deployer.kubernetes.rendering.credentials import HTTPS_HOST, SecretSeen, ServiceAccountSeen
 
 KEPT_SECONDS = 60.0
 
@@ -52,7 +53,15 @@ class Accounts:
             return None
         except Refused:
             return SecretSeen(name)
-        return SecretSeen(name, frozenset(raw.get("data") or ()), raw["metadata"].get("annotations") or {})
+        data = raw.get("data") or {}
+        return SecretSeen(name, frozenset(data), raw["metadata"].get("annotations") or {}, _text(data.get(HTTPS_HOST, "")))
+
+
+def _text(encoded: str) -> str:
+    try:
+        return base64.b64decode(encoded).decode().strip()
+    except ValueError:
+        return ""
 
 
 def trim(raw: dict[str, Any]) -> dict[str, Any]:

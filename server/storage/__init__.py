@@ -20,16 +20,19 @@ from pathlib import Path
 from server.errors import FetchFailed
 from server.storage import local_files
 from server.storage.addresses import shown
-from server.storage.uri import Source, check, parse
+from server.storage.uri import MAX_BYTES, MAX_SECONDS, Source, check, parse
 
 
-def fetch(uri: str, downloads: Path | None = None) -> Path:
-    """The local path of a model; ModelLoadError where it can't be had.  `downloads` is where those are kept."""
+def fetch(uri: str, downloads: Path | None = None, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> Path:
+    """The local path of a model; ModelLoadError where it can't be had.
+
+    `downloads` is where those are kept; they are no larger, and take no longer, than the limits say.
+    """
     source = parse(uri)
     if source.path is None:
         folder = downloads or _downloads()
         try:
-            return _kept(source, folder)
+            return _kept(source, folder, max_bytes, max_seconds)
         except OSError as error:
             raise FetchFailed(
                 "Unwritable", f"{folder} can't be used: {error.strerror}", "check its permissions and disk"
@@ -53,7 +56,7 @@ def _downloads() -> Path:
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="serve-models-"))
 
 
-def _kept(source: Source, folder: Path) -> Path:
+def _kept(source: Source, folder: Path, max_bytes: int, max_seconds: float) -> Path:
     """The copy of a remote URI in `folder`, brought up to date.  Other processes wait for the one that downloads."""
     # the client and the archives are not kept in the memory of predictors whose model lies here
     from server.storage import terminal
@@ -68,9 +71,8 @@ def _kept(source: Source, folder: Path) -> Path:
         if path is not None and digest == f"sha256:{source.sha256}":
             return path
         target = home / f"{time.time_ns():x}"
-        options = Options(
-            sha256=source.sha256, etag=etag if path is not None else "", progress=terminal.line(sys.stderr, source.uri)
-        )
+        told = terminal.line(sys.stderr, source.uri)
+        options = Options(max_bytes, max_seconds, source.sha256, etag if path is not None else "", told)
         try:
             fetched = get(source.uri, target, options)
         except BaseException:

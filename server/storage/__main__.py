@@ -1,4 +1,7 @@
-"""`python -m server.storage URI DIR ...`: bring a model, or several, to this machine, and say how it went."""
+"""`python -m server.storage URI DIR ...`: bring a model, or several, to this machine, and say how it went.
+
+`python -m server.storage --sha256-of PATH` says the checksum of a file or a folder that is here.
+"""
 
 import argparse
 import json
@@ -13,9 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from server.errors import FetchFailed
-from server.storage import terminal
+from server.storage import local_files, terminal
 from server.storage.area import Progress
-from server.storage.bring import MAX_BYTES, MAX_SECONDS, Options, get
+from server.storage.bring import Options, get
+from server.storage.uri import MAX_BYTES, MAX_SECONDS
 
 # Between two reports of progress, in seconds.
 REPORT_EVERY = 0.1
@@ -23,7 +27,13 @@ REPORT_EVERY = 0.1
 
 def main() -> int:
     """0 it is there, 1 it could not be had (one line on stderr), 2 asked wrongly."""
-    parser = argparse.ArgumentParser(prog="python -m server.storage", description="Bring a model to this machine.")
+    if sys.argv[1:2] == ["--sha256-of"]:
+        return _checksums(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="python -m server.storage",
+        description="Bring a model to this machine.",
+        epilog="python -m server.storage --sha256-of PATH ... prints the checksums of files and folders that are here.",
+    )
     parser.add_argument(
         "uri",
         metavar="URI",
@@ -35,7 +45,7 @@ def main() -> int:
     parser.add_argument(
         "--max-seconds", type=float, default=MAX_SECONDS, metavar="S", help="the longest it may take (default: %(default)s)"
     )
-    parser.add_argument("--sha256", default="", metavar="HEX", help="the checksum the file must have")
+    parser.add_argument("--sha256", default="", metavar="HEX", help="the checksum that the file or the folder must have")
     parser.add_argument("--etag", default="", help="of the copy you have: do nothing if the server has the same")
     parser.add_argument("--progress", action="store_true", help="JSON lines on stdout, the last one says how it ended")
     given = parser.parse_args()
@@ -51,6 +61,17 @@ def main() -> int:
     options = Options(given.max_bytes, given.max_seconds, given.sha256, given.etag)
     pairs = [(given.uri, given.directory), *zip(given.more[::2], map(Path, given.more[1::2]), strict=True)]
     return next((code for uri, directory in pairs if (code := _bring(uri, directory, options, tell))), 0)
+
+
+def _checksums(paths: list[str]) -> int:
+    """Lines as sha256sum has them, for folders too."""
+    try:
+        for path in paths:
+            print(f"{local_files.sha256(Path(path))}  {path}")
+    except FetchFailed as error:
+        print("serve:", error, file=sys.stderr)
+        return 1
+    return 0 if paths else 2
 
 
 def _bring(uri: str, directory: Path, options: Options, tell: Callable[..., None]) -> int:

@@ -124,8 +124,7 @@ class Area:
     def digest(self, *, prefix: str = "", kind: str = "") -> str:
         """Of all files under a prefix together; `kind` keeps a folder apart from the same files as a model's neighbours."""
         lines = {p.removeprefix(prefix): sha256 for p, sha256 in self.digests.items() if p.startswith(prefix)}
-        whole = kind + "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(lines.items()))
-        return f"sha256:{hashlib.sha256(whole.encode(errors='surrogateescape')).hexdigest()}"
+        return f"sha256:{local_files.sha256_of_lines(lines, kind)}"
 
     def publish(self) -> None:
         """Rename all that is in here into its place, over what has these names there."""

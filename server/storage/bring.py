@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.errors import FetchFailed
-from server.storage import local_files, objects, stores, unpack
+from server.storage import addresses, local_files, objects, stores, unpack, variables
 from server.storage.addresses import shown
 from server.storage.area import Area, Progress, alone, unwritable
 from server.storage.download import Offer, Patience, retrieve
-from server.storage.uri import Source, check, parse
+from server.storage.uri import MAX_BYTES, MAX_SECONDS, Source, check, parse
 
-MAX_BYTES = 10 << 30
-MAX_SECONDS = 7200.0
 INCOMING = ".incoming-"
 # What is out of sight is called: one file as it came, and what will be shown.
 _PACKED, _MODEL = "download", "model"
@@ -98,10 +96,10 @@ def get(uri: str, directory: Path, options: Options = _DEFAULT) -> Fetched | Non
             return _from_here(replace(job, name=str(source.path)), source.path)
         if source.is_in_bucket or stores.is_azure(source.uri, environ):
             return _from_bucket(job, environ)
-        return _from_server(job)
+        return _from_server(job, environ)
 
 
-def _from_server(job: _Job) -> Fetched | None:
+def _from_server(job: _Job, environ: Mapping[str, str]) -> Fetched | None:
     packed = job.staging / _PACKED
 
     def take(offer: Offer) -> tuple[str, str, str]:
@@ -118,7 +116,8 @@ def _from_server(job: _Job) -> Fetched | None:
 
     # a copy with that etag may not be the one with this checksum
     etag = "" if job.source.sha256 else job.options.etag
-    taken = retrieve(job.source.uri, take, etag=etag, patience=job.options.patience)
+    headers = variables.headers(addresses.parse(job.source.uri).host, environ)
+    taken = retrieve(job.source.uri, take, etag=etag, headers=headers, patience=job.options.patience, deadline=job.deadline)
     if taken is None:
         return None
     name, found, etag = taken
@@ -131,14 +130,12 @@ def _from_bucket(job: _Job, environ: Mapping[str, str]) -> Fetched | None:
 
     store = stores.locate(job.source.uri, buckets.with_profile(environ))
     with buckets.opened(store, job.options.patience) as bucket:
-        plan = objects.plan(store, bucket.listing())
+        plan = objects.plan(store, bucket.listing(), variables.patterns(environ))
         if job.options.etag == plan.etag != "" and not job.source.sha256:
             return None
         _fits(plan.size, job)
         # an archive is one too where it is all that a folder holds
         is_one = len(plan.items) == 1 and (not plan.is_folder or unpack.is_archive(plan.items[0].path))
-        if job.source.sha256 and not is_one:
-            raise local_files.no_one_checksum(job.name)
         area = job.area("" if is_one else _MODEL, plan.size, job.options.progress)
         with bucket.contents(plan.items) as contents:
             for item, chunks in contents:
@@ -146,6 +143,7 @@ def _from_bucket(job: _Job, environ: Mapping[str, str]) -> Fetched | None:
     if is_one:
         name = plan.items[0].path.rpartition("/")[2]
         return replace(_opened(job, area.root / _PACKED, name, area.digests[_PACKED]), etag=plan.etag)
+    check(job.source.sha256, area.digest().removeprefix("sha256:"), job.name)
     area.publish()
     return Fetched(job.directory, plan.name, area.digest(), area.size, plan.etag)
 
@@ -164,14 +162,15 @@ def _opened(job: _Job, packed: Path, name: str, found: str) -> Fetched:
 def _from_here(job: _Job, path: Path) -> Fetched:
     chosen = local_files.choose(path)
     _fits(chosen.size, job)
-    if job.source.sha256 and (chosen.is_folder or len(chosen.files) > 1):
+    if job.source.sha256 and len(chosen.files) > 1 and not chosen.is_folder:
         raise local_files.no_one_checksum(job.name)
     unpacked = not chosen.is_folder and unpack.is_archive(chosen.name)
     area = job.area("packed" if unpacked else _MODEL, chosen.size, job.options.progress)
     for relative in chosen.files:
         area.copy(chosen.root / relative, relative)
     if job.source.sha256:
-        check(job.source.sha256, area.digests[chosen.name], job.source.uri)
+        found = area.digest().removeprefix("sha256:") if chosen.is_folder else area.digests[chosen.name]
+        check(job.source.sha256, found, job.source.uri)
     if unpacked:
         return _unpacked(job, area.root / chosen.name, unpack.stem(chosen.name))
     area.publish()

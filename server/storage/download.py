@@ -11,12 +11,11 @@ import random
 import re
 import socket
 import ssl
-import threading
 import time
 import unicodedata
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from server.errors import FetchFailed
 from server.storage.addresses import PORTS, Target, Zone, parse, shown, zone, zone_of_name
+from server.storage.waiting import Watch, cut_off
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ CHUNK = 1 << 20
 LEAST = 4096
 # The longest that a server's Retry-After is obeyed, in seconds.
 LONGEST_WAIT = 30.0
+FOREVER = float("inf")
 
 _ADDRESSES = Callable[[str, int], list[str]]
 
@@ -84,6 +85,7 @@ class _Rules:
     patience: Patience
     addresses: _ADDRESSES
     etag: str
+    headers: Mapping[str, str]
 
 
 def retrieve(
@@ -91,23 +93,33 @@ def retrieve(
     take: Callable[[Offer], T],
     *,
     etag: str = "",
+    headers: Mapping[str, str] = {},
     patience: Patience = Patience(),
+    deadline: float = FOREVER,
     addresses: _ADDRESSES = resolve,
     sleep: Callable[[float], None] = time.sleep,
     chance: Callable[[], float] = random.random,
 ) -> T | None:
     """What `take` makes of the answer; None where `etag` is what the server still has.
 
-    `take` is called once per try, and starts anew each time.  FetchFailed where it can't be had: at once where trying
-    again would not help, else after `patience.tries`.
+    `take` is called once per try, and starts anew each time.  `headers` are sent to the server of `url` and to no other.
+    FetchFailed where it can't be had: at once where trying again would not help, else after `patience.tries`, or when it is
+    `deadline` on `time.monotonic`'s clock.
     """
-    target, rules = parse(url), _Rules(patience, addresses, etag)
+    target = parse(url)
     if target.path.partition("?")[0].endswith("/"):
         raise _folder(target)
     again = Again("was not tried")
     for number in range(patience.tries):
         if number:
-            sleep(max(again.wait, chance() * min(patience.longest, patience.pause * 2 ** (number - 1))))
+            pause = max(again.wait, chance() * min(patience.longest, patience.pause * 2 ** (number - 1)))
+            sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        left = deadline - time.monotonic()
+        if left <= 0:
+            what = f"{target} {again}, and the time for it is over" if number else f"there is no time left for {target}"
+            raise _failed(what, "try again, or give it more (--max-seconds)")
+        within = replace(patience, connect=min(patience.connect, left), stall=min(patience.stall, left))
+        rules = _Rules(within, addresses, etag, headers)
         try:
             with _asked(target, rules) as offer:
                 return None if offer is None else take(offer)
@@ -127,10 +139,12 @@ def _asked(target: Target, rules: _Rules) -> Iterator[Offer | None]:
     """The answer of the server that the redirects lead to; None is "not modified"."""
     first, before = target, None
     for _ in range(REDIRECTS + 1):
-        with _answer(target, before, rules) as (response, at):
+        headers = rules.headers if _is_same(target, first) else {}
+        with _answer(target, before, replace(rules, headers=headers)) as (response, at, stream):
             following = _following(response, target, first)
             if following is None:
-                yield _offer(response, target, first, rules)
+                with closing(Watch(stream, rules.patience.stall)) as watch:
+                    yield _offer(response, target, first, rules, watch)
                 return
         target, before = following, at
     raise _failed(f"{first} redirects more than {REDIRECTS} times, at last to {target}", "name the file's final address")
@@ -150,14 +164,17 @@ def _following(response: http.client.HTTPResponse, target: Target, first: Target
     following = parse(url)
     if following.path.partition("?")[0] == target.path.partition("?")[0] + "/":
         raise _folder(following)
-    # credentials are for the server that they were given for
-    same = (following.scheme, following.host, following.port) == (first.scheme, first.host, first.port)
-    authorization = following.authorization or (first.authorization if same else "")
+    authorization = following.authorization or (first.authorization if _is_same(following, first) else "")
     return Target(following.scheme, following.host, following.port, following.path, authorization, following.url)
 
 
+def _is_same(target: Target, first: Target) -> bool:
+    """Whether it is the server that credentials were given for."""
+    return (target.scheme, target.host, target.port) == (first.scheme, first.host, first.port)
+
+
 @contextmanager
-def _answer(target: Target, before: Zone | None, rules: _Rules) -> Iterator[tuple[http.client.HTTPResponse, Zone]]:
+def _answer(target: Target, before: Zone | None, rules: _Rules) -> Iterator[tuple[http.client.HTTPResponse, Zone, socket.socket]]:
     """Connect, ask, and read the answer's head; the zone is that of the address that was asked."""
     patience = rules.patience
     try:
@@ -168,12 +185,12 @@ def _answer(target: Target, before: Zone | None, rules: _Rules) -> Iterator[tupl
     connection.sock = stream
     try:
         try:
-            with _cut_off(stream, patience.stall):
+            with cut_off(stream, patience.stall):
                 connection.request("GET", prefix + target.path, headers=headers | _headers(target, rules))
                 response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise unreachable(target, error, patience.stall) from error
-        yield response, at
+        yield response, at, stream
     finally:
         connection.close()
         stream.close()
@@ -191,7 +208,7 @@ def _headers(target: Target, rules: _Rules) -> dict[str, str]:
         headers["Authorization"] = target.authorization
     if rules.etag:
         headers["If-None-Match"] = rules.etag
-    return headers
+    return {**headers, **rules.headers}
 
 
 def _connected(target: Target, before: Zone | None, rules: _Rules) -> tuple[socket.socket, Zone, str, dict[str, str]]:
@@ -230,7 +247,7 @@ def reached(
             prefix, headers = f"http://{target.netloc}", authorization
         else:
             try:
-                with _cut_off(stream, patience.connect):
+                with cut_off(stream, patience.connect):
                     _tunnel(stream, target, authorization)
             except BaseException:
                 stream.close()
@@ -288,7 +305,7 @@ def _connect(addresses: list[str], port: int, seconds: float) -> socket.socket:
 def _secured(stream: socket.socket, host: str, seconds: float) -> ssl.SSLSocket:
     secured = ssl.create_default_context().wrap_socket(stream, server_hostname=host, do_handshake_on_connect=False)
     try:
-        with _cut_off(secured, seconds):
+        with cut_off(secured, seconds):
             secured.do_handshake()
     except BaseException:
         secured.close()
@@ -306,33 +323,6 @@ def _tunnel(stream: socket.socket, target: Target, authorization: dict[str, str]
     response.begin()
     if response.status != HTTPStatus.OK:
         raise _failed(f"the proxy refuses to connect to {target.netloc}: {_status(response.status)}", "check https_proxy")
-
-
-@contextmanager
-def _cut_off(stream: socket.socket, seconds: float) -> Generator[None]:
-    """End the connection unless the block is done in time: each byte restarts a socket's own time-out.  TimeoutError."""
-    late = threading.Event()
-
-    def cut() -> None:
-        late.set()
-        with suppress(OSError):
-            # not the method of an SSLSocket, which would take its state away from under the thread that reads
-            socket.socket.shutdown(stream, socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except (OSError, http.client.HTTPException) as error:
-        if not late.is_set():
-            raise
-        raise TimeoutError from error
-    finally:
-        timer.cancel()
-    # http.client takes the end of the connection for the end of the head
-    if late.is_set():
-        raise TimeoutError
 
 
 def unreachable(target: Target, error: Exception, seconds: float) -> Exception:
@@ -367,7 +357,7 @@ def _status(status: int) -> str:
         return str(status)
 
 
-def _offer(response: http.client.HTTPResponse, target: Target, first: Target, rules: _Rules) -> Offer | None:
+def _offer(response: http.client.HTTPResponse, target: Target, first: Target, rules: _Rules, watch: Watch) -> Offer | None:
     status = response.status
     if status == HTTPStatus.NOT_MODIFIED and rules.etag:
         return None
@@ -383,7 +373,7 @@ def _offer(response: http.client.HTTPResponse, target: Target, first: Target, ru
         raise Again(f"answered with the length {length[:40]!r}")
     etag = response.getheader("etag") or ""
     etag = etag if re.fullmatch(r'(W/)?"[\x21\x23-\x7e]{0,512}"', etag) else ""
-    return Offer(name, response.length, etag, _chunks(response, rules.patience.stall))
+    return Offer(name, response.length, etag, _chunks(response, watch))
 
 
 def _refusal(response: http.client.HTTPResponse, target: Target) -> Exception:
@@ -399,12 +389,13 @@ def _refusal(response: http.client.HTTPResponse, target: Target) -> Exception:
     return _failed(f"{target} {said}, and a file was wanted (200 OK)", "open the URI in a browser to see what it gives")
 
 
-def _chunks(response: http.client.HTTPResponse, stall: float) -> Iterator[bytes]:
-    done, total = 0, response.length
+def _chunks(response: http.client.HTTPResponse, watch: Watch) -> Iterator[bytes]:
+    done, total, stall = 0, response.length, watch.seconds
     since, got = time.monotonic(), 0
     while True:
         try:
-            chunk: Any = response.read1(CHUNK)
+            with watch:
+                chunk: Any = response.read1(CHUNK)
         except TimeoutError as error:
             raise Again(f"sent nothing for {stall:g} s, after {_of(done, total)}") from error
         except (OSError, http.client.HTTPException) as error:

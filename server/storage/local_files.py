@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -65,8 +65,8 @@ def no_file(path: Path) -> FetchFailed:
 
 
 def no_one_checksum(name: str) -> FetchFailed:
-    what = f"{name} is more than one file, which has no one checksum"
-    return FetchFailed("ChecksumMismatch", what, "pack it, or leave it out")
+    what = f"{name} is a file and others beside it, which have no one checksum"
+    return FetchFailed("ChecksumMismatch", what, "name their folder, or leave the checksum out")
 
 
 def _there(path: Path) -> bool:
@@ -223,8 +223,19 @@ def clone(file: IO[bytes], target: Path) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hex; FetchFailed where it can't be read, or is a folder."""
-    if not stat.S_ISREG(_status(path).st_mode):
-        raise FetchFailed("ChecksumMismatch", f"{path} is no single file, which has no checksum", "leave #sha256= out")
+    """In hex, of a file as sha256sum has it, of a folder as `sha256_of_lines` of its files; FetchFailed if it can't be read."""
+    status = _status(path)
+    if stat.S_ISDIR(status.st_mode):
+        chosen = choose(path)
+        return sha256_of_lines({relative: sha256(chosen.root / relative) for relative in chosen.files})
+    if not stat.S_ISREG(status.st_mode):
+        raise no_file(path)
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # an unbuffered file will do
+
+
+def sha256_of_lines(digests: Mapping[str, str], kind: str = "") -> str:
+    """The sha256, in hex, of what sha256sum prints of files by these relative paths, in the order of the paths' bytes."""
+    named = sorted((path.encode(errors="surrogateescape"), found.encode()) for path, found in digests.items())
+    lines = b"".join(b"%b  %b\n" % (found, path) for path, found in named)
+    return hashlib.sha256(kind.encode() + lines).hexdigest()

@@ -11,6 +11,7 @@ from server.errors import FetchFailed
 from server.storage.local_files import MAX_FILES
 from server.storage.stores import Store
 from server.storage.unpack import safe_name
+from server.storage.variables import ALL, Patterns
 
 # Bytes that are asked for at once, and held in memory until they are written.
 PART = 4 << 20
@@ -58,8 +59,11 @@ class Plan:
     etag: str
 
 
-def plan(store: Store, listing: Sequence[Listed]) -> Plan:
-    """The files of the model that `store` names among these objects; FetchFailed where there is none that can be had."""
+def plan(store: Store, listing: Sequence[Listed], wanted: Patterns = ALL) -> Plan:
+    """The files of the model that `store` names among these objects, of a folder those that are wanted.
+
+    FetchFailed where there is none that can be had.
+    """
     named = (one for one in listing if one.key == store.key and not store.is_folder)
     whole = next((one for one in named if one.size or len(listing) == 1), None)
     if whole is not None:
@@ -69,7 +73,11 @@ def plan(store: Store, listing: Sequence[Listed]) -> Plan:
         items = [Item(whole, _path(store, whole, name))]
     else:
         name = store.key.rpartition("/")[2] or store.bucket
-        items = list(_below(store, listing))
+        found = list(_below(store, listing))
+        items = [item for item in found if wanted.keep(item.path)]
+        if found and not items:
+            what = f"{store} holds {len(found)} objects, and {wanted} leave none of them"
+            raise FetchFailed("NotFound", what, "correct the patterns, or leave them out")
     if not items:
         missing = "lies below it" if store.is_folder else "has that key, or lies below it"
         raise FetchFailed("NotFound", f"there is nothing at {store}: no object {missing}", "check its spelling")

@@ -8,6 +8,9 @@ from urllib.parse import unquote, urlsplit
 from server.errors import FetchFailed
 from server.storage.addresses import shown
 
+# What a model may be at most where nobody says otherwise: bytes, and seconds to bring them.
+MAX_BYTES = 10 << 30
+MAX_SECONDS = 7200.0
 BUCKETS = ("s3", "gs", "az")
 _OTHERWISE = "download the model and give its path, or a file://, http(s)://, s3://, gs:// or az:// URI"
 _HDFS = ("fetching from HDFS is not built", _OTHERWISE)
@@ -44,7 +47,7 @@ class Source:
 def parse(uri: str) -> Source:
     """ModelLoadError for a URI that names nothing here; whether it is there is not looked at.
 
-    A fragment `#sha256=HEX` is the checksum that the file (an archive before it is unpacked) has to have.
+    A fragment `#sha256=HEX` is the checksum that the file (an archive before it is unpacked) or the folder has to have.
     """
     checksum = re.fullmatch(r"(.*)#sha256=([0-9A-Fa-f]{64})", uri, re.S)
     bare, sha256 = (checksum[1], checksum[2].lower()) if checksum else (uri, "")

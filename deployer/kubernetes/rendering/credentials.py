@@ -1,10 +1,11 @@
 """What a model's store wants to see: from a ServiceAccount's Secrets to variables and files of the init container.
 
-Only the names of a Secret's keys are looked at here, never what they hold: the kubelet puts that where it belongs, and the
-server's own container gets none of it.
+Only the names of a Secret's keys are looked at here, never what they hold, but for the host that headers are for: the kubelet
+puts that where it belongs, and the server's own container gets none of it.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +28,18 @@ CA_BUNDLE_CONFIGMAP = "AWS_CA_BUNDLE_CONFIGMAP"
 _HUB = ("HF_TOKEN", "GIT_USERNAME", "GIT_PASSWORD")
 
 
+# A Secret's headers for a web server: the host, and a JSON object of them.
+HTTPS_HOST, HTTPS_HEADERS = "https-host", "headers"
+
+
 @dataclass(frozen=True)
 class SecretSeen:
-    """`keys` are the names of what it holds; None where they may not be read."""
+    """`keys` are the names of what it holds; None where they may not be read.  `host` is the web server its headers are for."""
 
     name: str
     keys: frozenset[str] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,10 @@ def _variables(settings: Credentials, secret: SecretSeen) -> Iterable[Object]:
             name = variable.replace("AZ_", "AZURE_", 1) if variable.startswith("AZ_") else variable
             if name == variable or secret.keys is not None:
                 yield _from_secret(name, secret.name, variable, optional=secret.keys is None)
+
+    # what is no name of a variable, as an address is none, no pod could have
+    if HTTPS_HEADERS in (secret.keys or ()) and re.fullmatch(r"[-._A-Za-z][-._A-Za-z0-9]*", secret.host):
+        yield _from_secret(f"{secret.host}-headers", secret.name, HTTPS_HEADERS)
 
 
 def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False) -> Object:

@@ -1,7 +1,10 @@
 """What is rendered for a store is what the init container reads: from annotations and Secrets to the store that is asked."""
 
+import base64
+
 import pytest
 
+from deployer.kubernetes.accounts import Accounts
 from deployer.kubernetes.rendering import credentials, settings
 from deployer.kubernetes.rendering.credentials import SecretSeen, ServiceAccountSeen
 from deployer.spec.annotations import KSERVE
@@ -79,3 +82,28 @@ def test_a_store_by_its_key_is_found_in_the_secret_that_is_named():
     uri, variables = named(uri, environ(given) | {"STORAGE_CONFIG": secret})
     store = locate(uri, variables)
     assert (str(store), store.endpoint) == ("s3://b/models/iris", "http://minio:9000")
+
+
+@pytest.mark.parametrize(
+    ("host", "variables"),
+    [
+        ("models.example.org", {"models.example.org-headers": "headers"}),
+        # what no variable can be called
+        ("10.0.0.1", {}),
+        ("a b", {}),
+        ("", {}),
+    ],
+)
+def test_headers_for_a_web_server_are_taken_from_its_secret_and_never_written_into_a_pod(host, variables):
+    class Cluster:
+        def get(self, path):
+            data = {"https-host": base64.b64encode(f"{host}\n".encode()).decode(), "headers": "c2VjcmV0"}
+            return {"metadata": {"name": "web"}, "data": data}
+
+    class Watched:
+        def get(self, key):
+            return {"metadata": {"name": "reader"}, "secrets": [{"name": "web"}]}
+
+    found = credentials.given(settings.Credentials(), Accounts(Cluster(), Watched()).seen("ns", "reader"))
+    assert environ(found) == variables
+    assert all("valueFrom" in one for one in found.env)

@@ -499,3 +499,23 @@ def test_a_predictor_of_a_local_model_loads_no_client():
     code = "import sys, server.storage; server.storage.fetch('x'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"http.client", "ssl", "zipfile", "tarfile"} & set(loaded)
+
+
+def test_the_checksum_of_a_folder_is_one_that_sha256sum_makes_too(tree, tmp_path):
+    folder = tree("m/b=2", "m/a/ü c=1", "m/.hidden=x", "m/__pycache__/p=x") / "m"
+    lines = subprocess.run(
+        "find . -type f -not -path '*/.*' -not -path '*/__pycache__/*' | cut -c3- | LC_ALL=C sort | xargs -d '\\n' sha256sum",
+        cwd=folder, shell=True, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    made = hashlib.sha256(lines).hexdigest()
+    done = command("--sha256-of", folder, folder / "b")
+    assert done.stdout == f"{made}  {folder}\n{hashlib.sha256(b'2').hexdigest()}  {folder / 'b'}\n"
+    assert get(f"{folder}#sha256={made}", tmp_path / "t").digest == f"sha256:{made}"
+    assert storage.fetch(f"{folder}#sha256={made}") == folder
+    (folder / "b").write_text("3")
+    assert f"and {made} was wanted" in refused("ChecksumMismatch", f"{folder}#sha256={made}", tmp_path / "u")
+    with pytest.raises(ModelLoadError, match=f"and {made} was wanted"):
+        storage.fetch(f"{folder}#sha256={made}")
+    missing = command("--sha256-of", tmp_path / "none")
+    assert (missing.returncode, missing.stdout, missing.stderr.count("\n")) == (1, "", 1)
+    assert command("--sha256-of").returncode == 2

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from deployer.kubernetes.admission import certificate
 from server import storage
 from server.errors import FetchFailed
+from server.storage import local_files
 from server.storage.bring import Options, get
 from server.storage.download import Patience
 from server.storage.guard import Allowed, Guard
@@ -117,6 +118,29 @@ def test_a_folder_has_the_digest_that_it_has_on_a_disk(models, tmp_path):
     assert found.size == len(BODY) + 5
 
 
+@pytest.mark.parametrize(
+    ("allow", "ignore", "expected"),
+    [
+        ('["*.bin", "empty"]', "", {"model.bin", "empty"}),
+        ("", "deep/", {"model.bin", "empty"}),
+        ("*.bin,deep/*", "*.txt", {"model.bin"}),
+        ("*", '["*.BIN"]', {"model.bin", "empty", "deep/words ü+%20.txt"}),
+    ],
+)
+def test_of_a_folder_only_what_the_patterns_leave_is_fetched(models, tmp_path, monkeypatch, allow, ignore, expected):
+    monkeypatch.setenv("STORAGE_ALLOW_PATTERNS", allow)
+    monkeypatch.setenv("STORAGE_IGNORE_PATTERNS", ignore)
+    assert set(files(get("s3://models/iris", tmp_path / "m", NOW).path)) == expected
+    # a file that is named is wanted
+    assert files(get("s3://models/two.tgz", tmp_path / "n", NOW).path) == {"saved_model.pb": b"pb"}
+
+
+def test_patterns_that_leave_nothing_are_told_of(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("STORAGE_ALLOW_PATTERNS", "*.onnx")
+    text = refused("NotFound", "s3://models/iris", tmp_path)
+    assert "holds 3 objects, and STORAGE_ALLOW_PATTERNS (*.onnx) leave none of them" in text
+
+
 def test_a_whole_bucket_may_be_a_model(s3, tmp_path):
     s3.put("whole", {"a": b"1", "d/b": b"2"})
     assert get("s3://whole", tmp_path, NOW).name == "whole"
@@ -179,11 +203,13 @@ def test_elsewhere_nothing_is_said_of_progress(models, tmp_path):
 # checksums and limits
 
 
-def test_a_checksum_is_of_one_object(models, tmp_path):
+def test_a_checksum_is_of_one_object_or_of_a_folder(models, tmp_path):
     right = hashlib.sha256(BODY).hexdigest()
     assert get(f"s3://models/iris/model.bin#sha256={right}", tmp_path / "a", NOW).digest == f"sha256:{right}"
     assert f"{right}, and" in refused("ChecksumMismatch", f"s3://models/iris/model.bin#sha256={'0' * 64}", tmp_path / "b")
-    assert "more than one file" in refused("ChecksumMismatch", f"s3://models/iris#sha256={right}", tmp_path / "c")
+    assert f"and {right} was wanted" in refused("ChecksumMismatch", f"s3://models/iris#sha256={right}", tmp_path / "c")
+    whole = local_files.sha256(get("s3://models/iris", tmp_path / "e", NOW).path)
+    assert get(f"s3://models/iris#sha256={whole}", tmp_path / "f", NOW).digest == f"sha256:{whole}"
     packed = hashlib.sha256(TREE["one/model.tar.gz"]).hexdigest()
     assert files(get(f"s3://models/one#sha256={packed}", tmp_path / "d", NOW).path) == {"a": b"1", "b": b"2"}
 
