@@ -2,6 +2,7 @@
 
 const MOST_FIELDS = 64; // of one input in a row; more are easier to paste as JSON
 const MOST_ROWS = 16;
+const LONG = 14; // characters for which a field has a line of its own
 const EMPTY = {BYTES: "", BOOL: "false"};
 
 class Form {
@@ -144,7 +145,11 @@ class Input {
 
   // The fields of one row, with labels.
   group(fields) {
-    if (fields.length === 1) return labelled(this.spec.name, fields[0], this.spec.datatype);
+    if (fields.length === 1) {
+      const made = labelled(this.spec.name, fields[0], this.spec.datatype);
+      if (fields[0].value.length > LONG) made.classList.add("wide");
+      return made;
+    }
     const place = (at) => this.rowShape.reduceRight(([rest, found], size) => [Math.floor(rest / size), [rest % size, ...found]], [at, []])[1];
     return element("fieldset", {class: "tensor"}, element("legend", {}, this.spec.name, element("small", {}, ` ${this.title}`)),
       fields.map((field, at) => labelled(`[${place(at).join(", ")}]`, field)));

@@ -91,7 +91,7 @@ class Page {
     this.head.replaceChildren(...[
       element("h2", {}, model.name, model.version && element("small", {}, ` version ${model.version}`), " ", state(model)),
       model.reason && element("p", {class: "notice"}, model.reason),
-      list(first),
+      list(first, "short"),
       more.length && element("details", {}, element("summary", {}, "More about it"), list(more)),
     ].filter(Boolean));
   }
@@ -107,8 +107,8 @@ class Page {
   }
 }
 
-function list(pairs) {
-  return element("dl", {class: "about"}, pairs.flatMap(([name, value]) => [
+function list(pairs, kind = "") {
+  return element("dl", {class: `about ${kind}`}, pairs.flatMap(([name, value]) => [
     element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, value),
   ]));
 }
@@ -134,6 +134,7 @@ class Trial {
     this.mode = choice("Write it as", "mode", [["form", "a form"], ["json", "JSON"]], () => this.refill());
     this.signature = element("select", {change: () => this.start()}, model.signatures.map(({name}) => element("option", {value: name}, name)));
     this.fields = element("div", {});
+    this.hint = element("p", {class: "hint"});
     this.text = element("textarea", {rows: 14, spellcheck: "false", "aria-label": "The request's body", input: () => this.retell()});
     this.outputs = element("fieldset", {class: "choice"});
     this.send = element("button", {type: "submit", class: "primary", disabled: true}, "Send");
@@ -148,7 +149,7 @@ class Trial {
           model.signatures.length > 1 ? labelled("Signature", this.signature) : null),
         this.outputs,
         element("div", {class: "sides"},
-          element("div", {}, this.fields, element("div", {class: "actions"}, this.send,
+          element("div", {}, this.hint, this.fields, element("div", {class: "actions"}, this.send,
             element("button", {type: "button", class: "quiet", click: () => this.start()}, "Reset"), this.where),
             this.curl.element, this.python.element),
           element("div", {}, this.answer))));
@@ -163,9 +164,11 @@ class Trial {
     try {
       const {answer, text} = await ask(`page/sample?${new URLSearchParams({model: name, version, signature: chosen.name})}`);
       if (answer.ok) sample = JSON.parse(text);
-    } catch {
-      // the form is then without values
+      else sample.reason = errorOf(text);
+    } catch (error) {
+      sample.reason = `no sample could be had: ${error.message}`;
     }
+    this.hint.textContent = sample.reason ?? "";
     this.form = new Form(chosen, sample.inputs, chosen === signatures[0], () => this.retell());
     if (!chosen.inputs.length) this.mode.set("json");
     const choices = this.form.outputs.map(({name, box}) => element("label", {class: "check"}, box, ` ${name}`));
