@@ -49,7 +49,7 @@ def running() -> Iterator[Browser]:
 def visiting(browser: Browser, url: str, refused: bool = False, **options: Any) -> Iterator[Page]:
     """A page that is open at `url`.
 
-    Afterwards: it has asked nobody but that server, and its console has no complaint, but for answers that are no success where
+    Afterwards: it has asked nobody but that server, and its console has no complaint, but for requests without success where
     `refused` says that there will be some.
     """
     origin = re.match(r"https?://[^/]+", url)
@@ -68,5 +68,5 @@ def visiting(browser: Browser, url: str, refused: bool = False, **options: Any) 
     finally:
         context.close()
     assert [one for one in asked if not one.startswith((f"{origin[0]}/", "data:"))] == []
-    expected = "the server responded with a status of" if refused else "\0"
+    expected = "Failed to load resource" if refused else "\0"
     assert [one for one in complaints if expected not in one] == []

@@ -2,7 +2,7 @@
 
 // Whatever is in front of the server, the page is its root.
 const BASE = location.pathname.replace(/\/*$/, "/");
-const LOOK_AGAIN = {loading: 1, ready: 10}; // seconds until models are asked for again
+const LOOK_AGAIN = {loading: 1, ready: 5}; // seconds until models are asked for again
 
 const at = (id) => document.getElementById(id);
 const key = (model) => `${model.name}@${model.version}`;
@@ -40,8 +40,10 @@ function show({version, ready, models}) {
   at("version").textContent = version;
   at("server").textContent = ready ? "ready" : "not ready";
   at("server").className = `state ${ready ? "good" : "waiting"}`;
-  const wanted = decodeURIComponent(location.hash.slice(1));
-  const chosen = models.find((model) => key(model) === wanted) ?? models.find(({state}) => state === "READY") ?? models[0];
+  const named = (name) => models.find((model) => `#${encodeURIComponent(key(model))}` === name);
+  // whoever has chosen nothing stays with what answers
+  const before = shown && models.find((model) => key(model) === key(shown.model) && model.state === "READY");
+  const chosen = named(location.hash) ?? before ?? models.find(({state}) => state === "READY") ?? models[0];
   at("models").hidden = models.length < 2;
   at("models").replaceChildren(...models.map((model) => element("a", {
     href: `#${encodeURIComponent(key(model))}`, "aria-current": model === chosen ? "true" : undefined,
@@ -251,8 +253,7 @@ function snippet(title, made) {
   const code = element("pre", {tabindex: 0, "aria-label": `As ${title}`});
   const details = element("details", {class: "snippet", toggle: () => retell()}, element("summary", {}, `As ${title}`));
   const copy = element("button", {type: "button", class: "quiet", click: async () => {
-    await navigator.clipboard.writeText(made());
-    copy.textContent = "Copied";
+    copy.textContent = await navigator.clipboard.writeText(made()).then(() => "Copied", () => "Not allowed");
     setTimeout(() => (copy.textContent = "Copy"), 1500);
   }}, "Copy");
   // a clipboard is only given to pages of this machine or over https

@@ -113,13 +113,16 @@ def test_the_page_fits_and_works_elsewhere_too(iris, visit, options):
 
 
 def test_what_the_page_offers_to_paste_answers_the_same(iris, visit):
-    with visit(iris.http) as page:
+    with visit(iris.http, permissions=["clipboard-read", "clipboard-write"]) as page:
         page.get_by_label("predict_proba").check()
         page.get_by_label("[1]").fill("-1e-3")
         assert send(page) == "200"
         shown = answer(page)
         assert [output["name"] for output in shown["outputs"]] == ["predict", "predict_proba"]
         programs = [[sys.executable, "-c", snippet(page, "Python")]]
+        page.get_by_role("button", name="Copy").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert page.evaluate("navigator.clipboard.readText()") == programs[0][2]
         if shutil.which("curl"):
             programs.append(["bash", "-c", snippet(page, "curl")])
     for program in programs:
@@ -278,6 +281,15 @@ def test_a_model_that_loads_shows_so_and_gets_its_form_by_itself(gate, models, v
             held.close()
             expect(page.get_by_role("heading", name="gated")).to_contain_text("READY")
             assert send(page) == "200"
+
+
+def test_a_page_whose_server_has_gone_says_so_and_what_was_sent_got_no_answer(serve, models, visit):
+    with serve(f"{models}/sums.py:Sums") as server, visit(server.http, refused=True) as page:
+        assert send(page) == "200"
+        expect(page.get_by_role("alert")).to_be_hidden()
+        server.stop()
+        assert send(page) == "no answer"
+        expect(page.get_by_role("alert")).to_contain_text("The server can't be asked what it serves")
 
 
 @pytest.mark.parametrize("path", ["/serving/a/b", "/serving/a/b/"])
