@@ -12,8 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from server.class_labels import FILE, ClassLabels, class_labels_of
 from server.errors import ModelLoadError
-from server.labels import FILE, Labels, labels_of
 from server.tensors import Array, Signature, synthetic
 
 
@@ -49,7 +49,7 @@ class Runtime(abc.ABC):
     # the first is the default; the others are chosen by name, or by the names of a request's inputs
     signatures: tuple[Signature, ...] = ()
     # names of classes, found at load
-    labels: Labels = Labels()
+    labels: ClassLabels = ClassLabels()
     # facts for the metadata: versions, classes, free text
     properties: Mapping[str, str] = {}
     # what a person should know: a version mismatch, a pickle
@@ -107,7 +107,7 @@ def load_runtime(found: ModelFile, options: LoadOptions) -> Runtime:
         ) from error
     try:
         runtime = load(found, options)
-        runtime.labels = labels_of(found.path, runtime.properties)
+        runtime.labels = class_labels_of(found.path, runtime.properties)
         return runtime
     except UnicodeDecodeError as error:
         raise ModelLoadError(f"{FILE} beside {found.path} is not UTF-8", "write it anew, a class's name a line") from error

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from server.class_labels import ClassLabels
 from server.errors import InvalidInput
-from server.labels import Labels
 
 Array = np.ndarray[Any, Any]
 
@@ -341,7 +341,7 @@ class InferResponse:
     id: str = ""
     rows: int = 1
     timing: Timing = Timing()
-    labels: Labels = Labels()
+    labels: ClassLabels = ClassLabels()
     # the outputs' first dimension counts rows
     batched: bool = True
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf import json_format
 
-from server.labels import FILE, Labels
+from server.class_labels import FILE, ClassLabels
 from server.protocols import _pb
 from server.tensors import Signature, TensorSpec
 
@@ -75,7 +75,7 @@ def message(name: str, document: Document) -> Any:
 
 
 def config(
-    name: str, platform: str, signature: Signature, queueing: Queueing, facts: Mapping[str, str], labels: Labels
+    name: str, platform: str, signature: Signature, queueing: Queueing, facts: Mapping[str, str], labels: ClassLabels
 ) -> Document:
     """The ModelConfig of a model's default signature."""
     counts_rows = is_batched(signature)
@@ -117,7 +117,7 @@ def is_batched(signature: Signature) -> bool:
     return signature.batched and bool(tensors) and all(s.shape[:1] == (-1,) and not s.unknown_rank for s in tensors)
 
 
-def _is_labelled(spec: TensorSpec, labels: Labels) -> bool:
+def _is_labelled(spec: TensorSpec, labels: ClassLabels) -> bool:
     return labels.in_file and bool(labels.of(spec.name, spec.shape[-1] if spec.shape else None))
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from server.class_labels import ClassLabels, class_labels_of
 from server.errors import InvalidInput, InvalidRequest, ModelLoadError
-from server.labels import Labels, labels_of
 from server.protocols.classification import classified, count_of
 from server.runtime import LoadOptions, find_model, load_runtime
 from server.tensors import InferResponse, Tensor
@@ -29,7 +29,9 @@ BEST = [
 
 
 def response(array, **more):
-    return InferResponse("m", "", {"y": Tensor.of(np.asarray(array)), "z": Tensor.of(np.zeros(1))}, labels=Labels(NAMES), **more)
+    return InferResponse(
+        "m", "", {"y": Tensor.of(np.asarray(array)), "z": Tensor.of(np.zeros(1))}, labels=ClassLabels(NAMES), **more
+    )
 
 
 @pytest.mark.parametrize(("array", "count", "texts"), [b[1:] for b in BEST], ids=[b[0] for b in BEST])
@@ -59,20 +61,20 @@ def test_a_count_is_a_whole_number(value):
 @pytest.mark.parametrize(
     ("facts", "file", "found"),
     [
-        ({}, None, Labels()),
-        ({"classes": '["a", "b"]'}, None, Labels(("a", "b"))),
-        ({"classes": "[0, 1, 2]"}, None, Labels(("0", "1", "2"))),
-        ({"classes": '[["a"], ["b", "c"]]'}, None, Labels()),
-        ({"classes": '{"y": ["a", "b"], "z": [1]}'}, None, Labels(by_output={"y": ("a", "b"), "z": ("1",)})),
-        ({"classes": '["a", "b"]'}, "cat\ndog \r\nowl\n", Labels(NAMES, in_file=True)),
-        ({}, "naïve: ☃\n", Labels(("naïve: ☃",), in_file=True)),
+        ({}, None, ClassLabels()),
+        ({"classes": '["a", "b"]'}, None, ClassLabels(("a", "b"))),
+        ({"classes": "[0, 1, 2]"}, None, ClassLabels(("0", "1", "2"))),
+        ({"classes": '[["a"], ["b", "c"]]'}, None, ClassLabels()),
+        ({"classes": '{"y": ["a", "b"], "z": [1]}'}, None, ClassLabels(by_output={"y": ("a", "b"), "z": ("1",)})),
+        ({"classes": '["a", "b"]'}, "cat\ndog \r\nowl\n", ClassLabels(NAMES, in_file=True)),
+        ({}, "naïve: ☃\n", ClassLabels(("naïve: ☃",), in_file=True)),
     ],
 )
 def test_names_are_those_of_the_file_or_else_of_the_model(tmp_path, facts, file, found):
     model = tmp_path / "model.onnx"
     if file is not None:
         (tmp_path / "labels.txt").write_text(file, "utf-8", newline="")
-    assert labels_of(model, facts) == labels_of(tmp_path, facts) == found
+    assert class_labels_of(model, facts) == class_labels_of(tmp_path, facts) == found
 
 
 def test_a_file_of_names_that_is_no_text_is_said_at_load(tmp_path):

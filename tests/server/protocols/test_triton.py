@@ -2,11 +2,11 @@
 
 import pytest
 
-from server.labels import Labels
+from server.class_labels import ClassLabels
 from server.protocols.triton import Batches, Counted, Queueing, Total, config, message, statistics
 from server.tensors import Signature, TensorSpec
 
-NO_LABELS = Labels()
+NO_LABELS = ClassLabels()
 QUEUEING = Queueing(rows=64, queue_rows=1024, concurrency=2, timeout=60.0, levels=16, alone=False)
 
 
@@ -66,10 +66,10 @@ def test_a_model_whose_requests_are_not_joined_has_no_dynamic_batching():
 @pytest.mark.parametrize(
     ("labels", "name"),
     [
-        (Labels(), ""),
-        (Labels(("a", "b", "c")), ""),
-        (Labels(("a", "b", "c"), in_file=True), "labels.txt"),
-        (Labels(("a", "b"), in_file=True), ""),
+        (ClassLabels(), ""),
+        (ClassLabels(("a", "b", "c")), ""),
+        (ClassLabels(("a", "b", "c"), in_file=True), "labels.txt"),
+        (ClassLabels(("a", "b"), in_file=True), ""),
     ],
 )
 def test_a_file_of_names_is_told_for_outputs_that_it_fits(labels, name):

@@ -10,7 +10,7 @@ FILE = "labels.txt"
 _LARGEST = 1 << 20
 
 
-class Labels(NamedTuple):
+class ClassLabels(NamedTuple):
     """`every` are those of any output that has as many classes, where `by_output` has none for it."""
 
     every: tuple[str, ...] = ()
@@ -24,13 +24,13 @@ class Labels(NamedTuple):
         return found if len(found) == count else ()
 
 
-def labels_of(path: Path, facts: Mapping[str, str]) -> Labels:
+def class_labels_of(path: Path, facts: Mapping[str, str]) -> ClassLabels:
     """From a file beside the model, else from the `classes` among its facts.  ValueError where the file is not text."""
     file = (path if path.is_dir() else path.parent) / FILE
     if file.is_file() and file.stat().st_size <= _LARGEST:
-        return Labels(tuple(line.strip() for line in file.read_text("utf-8").splitlines()), in_file=True)
+        return ClassLabels(tuple(line.strip() for line in file.read_text("utf-8").splitlines()), in_file=True)
     classes: Any = json.loads(facts.get("classes", "[]"))
     if isinstance(classes, dict):
-        return Labels(by_output={str(output): tuple(map(str, names)) for output, names in classes.items()})
+        return ClassLabels(by_output={str(output): tuple(map(str, names)) for output, names in classes.items()})
     # of several outputs' lists nothing says which is whose
-    return Labels(() if any(isinstance(one, list) for one in classes) else tuple(map(str, classes)))
+    return ClassLabels(() if any(isinstance(one, list) for one in classes) else tuple(map(str, classes)))
