@@ -76,7 +76,7 @@ class GrpcCalls:
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(_pb.METHODS[name][0], method)
         for name, (request, answer) in grpc_triton.methods(inference).items():
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(request, answer)
-        self._streams = Streams(inference)
+        self._streams, self._ending = Streams(inference), False
         self.streaming: dict[str, Streaming] = {
             grpc_stream.PATH: Streaming(self._streams.converse, inference.settings.max_body_bytes),
             f"/{HEALTH}/Watch": Streaming(self._watch, LARGEST_NAME),
@@ -94,8 +94,10 @@ class GrpcCalls:
         self._notifying = asyncio.ensure_future(notify())
 
     def end_streams(self) -> None:
-        """Have streams of requests end once what is under way is answered."""
+        """Have streams of requests end once what is under way is answered, and those of health at once."""
         self._streams.end()
+        self._ending = True
+        self.readiness_changed()
 
     def _model_infer(self, sent: bytes, told: Told) -> Awaitable[bytes]:
         return self.inference.grpc(sent, _INFER, told.timeout, told.request_id)
@@ -145,7 +147,7 @@ class GrpcCalls:
     async def _watch(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         service = _parsed(health_pb2.HealthCheckRequest, await anext(messages, b"")).service
         unknown, last = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN, None
-        while True:
+        while not self._ending:
             status = self._health_of(service)
             status = unknown if status is None else status
             if status != last:

@@ -169,20 +169,21 @@ class CallConnection(Connection):
             elif len(body) >= _PREFIX.size:
                 self._make_room(stream, body, self._largest)
 
-    def _make_room(self, stream: CallStream, body: bytearray, largest: int) -> None:
-        """Let the client send the whole of a message whose beginning is here, or tell it that it is too large."""
+    def _make_room(self, stream: CallStream, body: bytearray, largest: int) -> bool:
+        """Let the client send the whole of a message whose beginning is here; False where it is told that it is too large."""
         length = _PREFIX.unpack_from(body)[1]
         if length > largest:
             self._end_call(stream, _too_large(length, largest))
-            return
+            return False
         more = length + _PREFIX.size - len(body) - stream.room
         if more <= 0:
-            return
+            return True
         if self._granted + more > HELD_MESSAGES * self._largest:
             text = f"this connection has {self._granted} bytes of messages under way; send fewer at once"
             self._end_call(stream, RequestTooLarge(text))
-            return
+            return False
         self.grant(stream, more)
+        return True
 
     def _complete_message(self, stream: CallStream, body: bytes) -> None:
         """All is here: have it answered."""
@@ -295,7 +296,8 @@ class CallConnection(Connection):
                 return
             stop = _PREFIX.size + length
             if len(body) < stop or length > head.streaming.largest:
-                self._make_room(stream, body, head.streaming.largest)
+                if not self._make_room(stream, body, head.streaming.largest):
+                    return
                 break
             messages.put_nowait(Message(bytes(memoryview(body)[_PREFIX.size : stop]), bool(compressed)))
             stream.held += stop
@@ -353,7 +355,7 @@ class CallConnection(Connection):
             self.end(stream, _OK)
 
     def _end_conversation(self, stream: CallStream, error: ServingError) -> None:
-        if stream.begun:
+        if stream.begun and stream.id in self._streams:
             self.end(stream, hpack.encode(_trailers(refusal(error))))
         else:
             self._refuse(stream, refusal(error))

@@ -5,6 +5,7 @@ import queue
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -234,6 +235,19 @@ def test_a_stream_that_is_opened_and_forgotten_costs_nobody_anything(small, wire
         assert stream.read()[2] == [2.0]
     for one in streams:
         one.__exit__()
+
+
+def test_who_watches_health_is_told_and_does_not_keep_the_process(serve, models, lane):
+    with (
+        serve(f"{models}/sums.py:Sums", *lane, "--grace=20") as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        server.process.terminate()
+        assert [answer.status for answer in watched] in ([], [health_pb2.HealthCheckResponse.NOT_SERVING])
+        assert watched.code() is Code.OK
+        assert server.process.wait(15) == 0
 
 
 def test_a_stream_is_told_of_the_end_once_what_was_under_way_is_answered(serve, models, lane, gate, in_flight):
