@@ -93,6 +93,10 @@ async def best_classes(client, kind):
         ]
         assert all(float(first[0]) > float(second[0]) for first, second in texts)
         assert result.as_numpy("predict").tolist() == CLASSES
+    if kind in OVER_HTTP:
+        wanted = [kind.InferRequestedOutput("predict_proba", binary_data=False, class_count=1)]
+        result = await client.infer("iris", iris(kind, binary_data=False), outputs=wanted)
+        assert [text.partition(":")[2] for text in result.get_output("predict_proba")["data"]] == ["2:2", "0:0"]
     result = await client.infer("iris", iris(kind), outputs=[kind.InferRequestedOutput("predict_proba")])
     assert result.as_numpy("predict_proba").shape == (2, 3)
 
@@ -339,6 +343,7 @@ GIVING_UP = [
     "aio cancel",
     "aio client_timeout",
     "http close",
+    "http network_timeout",
     "http aio cancel",
     "stream cancel",
 ]
@@ -359,6 +364,14 @@ def test_what_its_caller_has_given_up_leaves_the_queue_and_is_not_computed(gated
             # of the time limit both sides know, and either may say it first
             assert ("cancelled" if timeout is None else "deadline") in answers.get(timeout=30).message().lower()
             in_flight(gated, 1)
+    elif how == "http network_timeout":
+        address = gated.http.removeprefix("http://")
+        with (
+            tritonclient.http.InferenceServerClient(address, network_timeout=0.2) as client,
+            pytest.raises(TimeoutError, match="timed out"),
+        ):
+            client.infer("gated", whole_number(tritonclient.http, 11))
+        in_flight(gated, 1)
     elif how == "http close":
         with wire(gated.http) as connection:
             body = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "INT64", "data": [11]}]}
