@@ -7,6 +7,7 @@ answer, with the stream left open.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import NamedTuple
 
 from server.errors import ModelNotReady, ServingError
@@ -91,6 +92,8 @@ class _Exchange:
         self._reading.cancel()
         for begun in self._begun:
             begun.work.cancel()
+        # messages are large, and what was cancelled may be held by its own traceback for a while
+        self._begun.clear()
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -99,7 +102,7 @@ class _Exchange:
                 self._room.clear()
                 await self._room.wait()
             answer: asyncio.Future[bytes] = loop.create_future()
-            self._begun.append(_Begun(Work(self._answer(sent), answer.set_result), answer, len(sent)))
+            self._begun.append(_Begun(Work(self._answer(sent), partial(_set, answer)), answer, len(sent)))
             self._nbytes += len(sent)
             self._news.set()
 
@@ -108,3 +111,9 @@ class _Exchange:
             return v2_grpc.streamed(await self._inference.grpc(sent, PATH, None, ""))
         except ServingError as error:
             return v2_grpc.streamed_error(error_text(error), sent)
+
+
+def _set(answer: asyncio.Future[bytes], encoded: bytes) -> None:
+    # cancelled with the task that waits for it, where the client goes in the very turn in which the model is done
+    if not answer.done():
+        answer.set_result(encoded)

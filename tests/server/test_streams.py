@@ -1,5 +1,7 @@
 """ModelStreamInfer over both engines: requests of one stream, answered in their order, and nobody else held up."""
 
+import asyncio
+import contextlib
 import queue
 
 import grpc
@@ -9,7 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from server.grpc_stream import UNDER_WAY
+from server.grpc_stream import UNDER_WAY, Streams
+from server.pending import Pending
+from server.settings import Settings
 
 Code = grpc.StatusCode
 LIMIT = 1 << 20
@@ -268,3 +272,39 @@ def test_a_stream_is_told_of_the_end_once_what_was_under_way_is_answered(serve, 
         assert [stream.read()[2], stream.read()[2]] == [[2000], [6]]
         assert stream.end().code() is Code.UNAVAILABLE
         assert server.process.wait(20) == 0
+
+
+def test_an_answer_that_is_there_in_the_turn_in_which_its_caller_goes_is_nobodys():
+    class OneAtATime:
+        settings = Settings()
+
+        async def grpc(self, sent, path, timeout, request_id):
+            await self.done
+            return b""
+
+    async def main():
+        loop, complaints = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda loop, context: complaints.append(context))
+        inference = OneAtATime()
+        inference.done = Pending(loop)
+        asked = asyncio.Event()
+
+        async def messages():
+            yield b"one"
+            asked.set()
+            await asyncio.Event().wait()
+
+        async def read():
+            async with contextlib.aclosing(Streams(inference).converse(messages())) as answers:
+                return await anext(answers)
+
+        task = asyncio.ensure_future(read())
+        await asked.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        inference.done.set_result(None)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert complaints == []
+
+    asyncio.run(main())
