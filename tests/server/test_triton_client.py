@@ -4,6 +4,7 @@ import asyncio
 import json
 import queue
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +316,16 @@ def test_the_page_lists_every_call_of_every_kind():
     for name in public:
         assert bool(TABLE[name][0]) == any(has(kind, name) for kind in OVER_HTTP)
         assert bool(TABLE[name][1]) == any(has(kind, name) for kind in KINDS if kind not in OVER_HTTP)
+
+
+def test_the_command_of_the_page_gets_an_answer(iris_in_lane, tmp_path):
+    page = (ROOT / "docs/clients.md").read_text()
+    (command,) = re.findall(r"```sh\n(.*?)```", page, re.S)
+    here = command.replace("http://127.0.0.1:8080", iris_in_lane.http)
+    subprocess.run(["bash", "-c", here], cwd=tmp_path, check=True, capture_output=True)
+    answer = (tmp_path / "answer").read_bytes()
+    result = tritonclient.http.InferenceServerClient.parse_response_body(answer, header_length=answer.index(b"}]}") + 3)
+    assert result.as_numpy("predict").shape == (1,)
 
 
 def whole_number(kind, value):
