@@ -318,6 +318,12 @@ def test_the_page_lists_every_call_of_every_kind():
         assert bool(TABLE[name][1]) == any(has(kind, name) for kind in KINDS if kind not in OVER_HTTP)
 
 
+def test_the_page_counts_right():
+    said = [TABLE[call][kind not in OVER_HTTP] for call in TABLE for kind in KINDS if has(kind, call)]
+    exist, work = len([one for one in said if one]), said.count("yes")
+    assert f"Of {exist} (a line and a kind that has it) {work} do" in (ROOT / "docs/clients.md").read_text()
+
+
 def test_the_command_of_the_page_gets_an_answer(iris_in_lane, tmp_path):
     page = (ROOT / "docs/clients.md").read_text()
     (command,) = re.findall(r"```sh\n(.*?)```", page, re.S)
