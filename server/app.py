@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import uvicorn
 import uvloop
@@ -21,10 +21,10 @@ from server.example import curl
 from server.grpc_calls import GrpcCalls
 from server.grpc_fast import FastGrpcEdge
 from server.http_api import Edge
-from server.http_fast import FastProtocol, Heads
+from server.http_fast import FastProtocol, Heads, TracedProtocol
 from server.http_protocol import HttpProtocol
 from server.inference import Inference
-from server.life import Life
+from server.life import VERSION, Life
 from server.log import Sink, configure_logging, fail, log
 from server.models import BatchOptions, Loader, Registry, State, Version
 from server.runtime import LoadOptions, Runtime, find_model
@@ -32,11 +32,16 @@ from server.settings import Settings, cpu_budget
 from server.sockets import listen
 from server.telemetry import AccessLog, Metrics
 
+if TYPE_CHECKING:
+    from server.spans import Tracing
+
 # Waiting threads cost nothing; too few would let one model's slow batch hold up another's.
 THREADS = 16
 
 # What a model may take to end, after the last request has been answered.
 CLOSE_SECONDS = 5.0
+# What sending the last spans may take.
+SPANS_SECONDS = 2.0
 
 
 class HttpServer(uvicorn.Server):
@@ -52,18 +57,19 @@ class Predictor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics(shared=bool(settings.metrics_dir))
+        self.metrics = Metrics(bool(settings.metrics_dir), settings.metrics_compat.split(","), VERSION)
         self.registry = Registry()
         self.life = Life(self.registry)
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
         json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
         self.sink = Sink(sys.stderr.fileno())
         self.access_log = AccessLog(self.sink, json, settings.access_log_sample) if settings.access_log else None
-        self.inference = Inference(self.registry, settings, self.metrics, self.access_log, self.executor)
+        self.tracing = None if settings.trace_sample is None else tracing(settings.trace_sample, self.access_log)
+        seen_by = self.tracing or self.access_log
+        self.inference = Inference(self.registry, settings, self.metrics, seen_by, self.executor)
         self.edge = Edge(self.inference, self.life)
-        protocol = (
-            partial(FastProtocol, self.inference, self.life, Heads()) if settings.http_fast else partial(HttpProtocol, settings)
-        )
+        fast = FastProtocol if self.tracing is None else TracedProtocol
+        protocol = partial(fast, self.inference, self.life, Heads()) if settings.http_fast else partial(HttpProtocol, settings)
         config = uvicorn.Config(
             self.edge,
             loop="none",
@@ -124,6 +130,8 @@ class Predictor:
                 await self.grpc.stop(0)
             if self.access_log:
                 self.access_log.flush()
+            if self.tracing:
+                await self._send_spans(self.tracing)
             self.sink.flush()
         return 0
 
@@ -176,6 +184,13 @@ class Predictor:
         except Exception:
             log.exception("closing the model failed")
 
+    async def _send_spans(self, tracing: "Tracing") -> None:
+        """Those that have not gone yet, for a while: a collector that is not there is no reason to stay."""
+        tracing.flush()
+        with contextlib.suppress(TimeoutError):
+            sending = asyncio.get_running_loop().run_in_executor(self.executor, tracing.close)
+            await asyncio.wait_for(sending, SPANS_SECONDS)
+
     async def _watch(self, every: float = 1.0) -> None:
         """How late the event loop wakes up: what a request waits before anyone looks at it.
 
@@ -217,6 +232,18 @@ class Stop:
         await self._asked.wait()
 
 
+def tracing(share: float, log: AccessLog | None) -> "Tracing":
+    """What makes spans.  OpenTelemetry is imported only where it is asked for; ModelLoadError where it is not there."""
+    try:
+        from server.spans import begin
+    except ModuleNotFoundError as error:
+        raise ModelLoadError(
+            "--trace_sample needs OpenTelemetry, which is not installed",
+            "run: pip install 'serveplane[telemetry]' (here: scripts/install telemetry)",
+        ) from error
+    return begin(share, VERSION, log)
+
+
 class CallEdge(Protocol):
     """What a gRPC engine is to us."""
 
@@ -251,7 +278,11 @@ def main(settings: Settings) -> NoReturn:
     """Run one predictor in this process, on uvloop, and end the process with its exit code."""
 
     async def run() -> int:
-        return await Predictor(settings).run()
+        try:
+            predictor = Predictor(settings)
+        except ModelLoadError as error:
+            return fail(str(error))
+        return await predictor.run()
 
     code: int = uvloop.run(run())
     for stream in (sys.stdout, sys.stderr):

@@ -448,7 +448,7 @@ class Batcher:
                     self._inline = False
                 job.future.set_exception(answer)
             else:
-                job.future.set_result(made(Result, (answer, made(Timing, (started - job.queued_at, seconds, rows)))))
+                job.future.set_result(made(Result, (answer, made(Timing, (started - job.queued_at, seconds, rows, started)))))
         self._observer.batch(rows, seconds)
         self.counts.add(rows, len(jobs), started, seconds)
         for _ in range(faults.fallbacks):
@@ -493,7 +493,7 @@ async def _submit_chunks(batcher: Batcher, job: Job) -> Result:
     results = [await batcher.submit(part) for part in chunks(job, batcher.limits.rows)]
     outputs = await batcher.aside(job.nbytes, joined, results, job.outputs)
     queue, compute = sum(r.timing.queue for r in results), sum(r.timing.compute for r in results)
-    return Result(outputs, Timing(queue, compute, batcher.limits.rows))
+    return Result(outputs, Timing(queue, compute, batcher.limits.rows, results[0].timing.began))
 
 
 def joined(results: Sequence[Result], names: Sequence[str]) -> Outputs:

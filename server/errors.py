@@ -26,10 +26,12 @@ from typing import Literal
 class ServingError(Exception):
     """A request can't be answered as asked; `str(error)` is the text that its caller reads.
 
-    `retry_after` is in seconds, None where a retry would not help.
+    `retry_after` is in seconds, None where a retry would not help.  `request_id` is that of the call that it ended, where it
+    is known.
     """
 
     retry_after: float | None = None
+    request_id: str = ""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)

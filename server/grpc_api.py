@@ -12,6 +12,7 @@ import grpc
 
 from server.errors import ModelLoadError, ServingError
 from server.grpc_calls import GrpcCalls, Streaming, Told, Unary, refusal
+from server.identity import identified
 
 
 class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
@@ -54,10 +55,13 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
 def _unary(method: Unary) -> Any:
     async def answer(sent: bytes, context: grpc.aio.ServicerContext) -> bytes:
         metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        request_id = identified(*[metadata.get(name, "") for name in ("x-request-id", "traceparent", "tracestate")])
+        if request_id:
+            context.set_trailing_metadata((("x-request-id", request_id),))
         try:
-            return await method(sent, Told(context.time_remaining(), metadata.get("x-request-id", "")))
+            return await method(sent, Told(context.time_remaining(), request_id))
         except ServingError as error:
-            return await _abort(context, error)
+            return await _abort(context, error, request_id)
 
     return answer
 
@@ -74,8 +78,11 @@ def _streaming(streaming: Streaming) -> Any:
     return answer
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoReturn:
-    code, details, retry_after = refusal(error)
-    trailing = (("retry-after", str(retry_after)),) if retry_after is not None else ()
-    await context.abort(grpc.StatusCode[code], details, trailing)
+async def _abort(context: grpc.aio.ServicerContext, error: ServingError, request_id: str = "") -> NoReturn:
+    end = refusal(error, request_id)
+    trailing = [("retry-after", str(end.retry_after))] if end.retry_after is not None else []
+    if end.request_id:
+        # its library takes text of no other class
+        trailing.append(("x-request-id", str(end.request_id)))
+    await context.abort(grpc.StatusCode[end.code], end.details, tuple(trailing))
     raise AssertionError("abort raises")

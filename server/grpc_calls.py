@@ -44,6 +44,7 @@ class Refusal(NamedTuple):
     code: str
     details: str
     retry_after: int | None
+    request_id: str = ""
 
 
 Unary = Callable[[bytes, Told], Awaitable[bytes]]
@@ -169,13 +170,13 @@ class GrpcCalls:
             yield _bytes(answer)
 
 
-def refusal(error: ServingError) -> Refusal:
-    """The end of a call that has failed so."""
+def refusal(error: ServingError, request_id: str = "") -> Refusal:
+    """The end of a call that has failed so; `request_id` is what it is called by its head."""
     text = error_text(error)
     if 3 * len(text.encode(errors="replace")) > LONGEST_DETAILS:  # each byte of other scripts than ASCII travels as three
         text = f"{text[: LONGEST_DETAILS // 12]}…"
     retry_after = None if error.retry_after is None else max(1, round(error.retry_after))
-    return Refusal(status_of(error).grpc, text, retry_after)
+    return Refusal(status_of(error).grpc, text, retry_after, error.request_id or request_id)
 
 
 def _of_messages(request: Any, method: Callable[[Any], Any]) -> Unary:

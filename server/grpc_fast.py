@@ -20,6 +20,7 @@ from server.h2.connection import Connection, Limits
 from server.h2.frames import Code
 from server.h2.requests import Request
 from server.h2.sending import EARNED_BY_AN_ANSWER, STREAM_WINDOW, Outbox, Stream
+from server.identity import identified
 from server.log import log
 from server.protocols import encoding
 from server.sockets import listen
@@ -71,6 +72,8 @@ _BEGIN_WITH = {
 }
 _ACCEPTED = (b"grpc-accept-encoding", b"identity, deflate, gzip")
 _OK = hpack.encode([(b"grpc-status", b"0")])
+# what says who a call is
+NAMING = (b"x-request-id", b"traceparent", b"tracestate")
 
 
 class Head(NamedTuple):
@@ -85,6 +88,8 @@ class Head(NamedTuple):
     refused: ServingError | None
     status: int = 200
     bodiless: bool = False
+    # the trailers of a call that went well
+    end: bytes = _OK
 
 
 class Message(NamedTuple):
@@ -145,7 +150,7 @@ class CallConnection(Connection):
         if head.status != 200:
             self._answer_http(stream, head)
         elif head.refused is not None:
-            self._refuse(stream, refusal(head.refused))
+            self._refuse(stream, refusal(head.refused, head.request_id))
         elif head.streaming is not None:
             stream.messages = asyncio.Queue()
             stream.task = self._loop.create_task(self._converse(stream, head.streaming))
@@ -241,12 +246,12 @@ class CallConnection(Connection):
             else:
                 begin, squeezed = _BEGIN, 0
         except ServingError as error:
-            self._refuse(stream, refusal(error))
+            self._refuse(stream, refusal(error, head.request_id))
         except Exception as error:
             self._failed(stream, error)
         else:
             if stream.id in self._streams:
-                self.answer(stream, begin, _PREFIX.pack(squeezed, len(answer)) + answer, _OK)
+                self.answer(stream, begin, _PREFIX.pack(squeezed, len(answer)) + answer, head.end)
 
     async def _inflated(self, head: Head, message: bytes) -> bytes:
         executor, most = self._edge.executor, len(message) * encoding.MOST_EXPANSION
@@ -262,8 +267,9 @@ class CallConnection(Connection):
 
     def _failed(self, stream: CallStream, error: Exception) -> None:
         """A bug of ours: the caller still gets an end, and we the traceback."""
-        log.error("internal error", exc_info=error, path="gRPC")
-        self._refuse(stream, refusal(RuntimeFailed("internal error")))
+        head: Head = stream.head
+        log.error("internal error", exc_info=error, path="gRPC", request_id=head.request_id)
+        self._refuse(stream, refusal(RuntimeFailed("internal error"), head.request_id))
 
     def _answer_http(self, stream: CallStream, head: Head) -> None:
         """To a client that does not speak gRPC, in words, once it has had its say."""
@@ -430,6 +436,7 @@ def read_head(request: Request, too_large: bool, calls: GrpcCalls) -> Head:
     except ServingError as error:
         # it is kept with the header block, and its frames would be with it
         refused = error.with_traceback(None)
+    request_id = identified(*[headers.get(name, b"").decode("latin-1") for name in NAMING])
     wanted = [one.strip() for one in headers.get(b"grpc-accept-encoding", b"").decode("latin-1").split(",")]
     return Head(
         unary=unary,
@@ -437,10 +444,11 @@ def read_head(request: Request, too_large: bool, calls: GrpcCalls) -> Head:
         timeout=timeout,
         encoding="" if coding == "identity" else coding,
         answer_encoding=coding if coding in wanted and coding in _BEGIN_WITH else "",
-        request_id=headers.get(b"x-request-id", b"").decode("latin-1"),
+        request_id=request_id,
         refused=refused,
         status=status,
         bodiless=request.method == b"HEAD",
+        end=hpack.encode([(b"grpc-status", b"0"), (b"x-request-id", request_id.encode())]) if request_id else _OK,
     )
 
 
@@ -471,6 +479,8 @@ def _trailers(end: Refusal) -> list[hpack.Field]:
     fields = [(b"grpc-status", b"%d" % CODES.index(end.code)), (b"grpc-message", quote(end.details, _PLAIN).encode())]
     if end.retry_after is not None:
         fields.append((b"retry-after", b"%d" % end.retry_after))
+    if end.request_id:
+        fields.append((b"x-request-id", end.request_id.encode()))
     if end.code == "UNIMPLEMENTED":
         fields.append(_ACCEPTED)
     return fields

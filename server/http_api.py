@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from server import docs, page, routes_triton
 from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
+from server.identity import identified
 from server.inference import Answer, Asked, Call, Headers, Inference, error_answer, error_body, too_large
 from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.models import State, Version, facts
@@ -54,7 +55,7 @@ class Edge:
         elif scope["method"] == "HEAD":
             # the connection knows that it was HEAD, and leaves the body out
             scope = {**scope, "method": "GET"}
-        await self._fallback(scope, receive, send)
+        await self._fallback(scope, receive, _naming(send, scope, self.inference))
 
 
 def inference_target(scope: Scope) -> tuple[str, str, str] | None:
@@ -97,6 +98,21 @@ def _closing(send: Send) -> Send:
     async def wrapped(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
+        await send(message)
+
+    return wrapped
+
+
+def _naming(send: Send, scope: Scope, inference: Inference) -> Send:
+    """Every answer says which request it is of."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+
+    async def wrapped(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if all(name != b"x-request-id" for name, _ in headers):
+                headers.append((b"x-request-id", (identified(given) or inference.new_id()).encode()))
+            message = {**message, "headers": headers}
         await send(message)
 
     return wrapped
@@ -211,6 +227,7 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
     _add_errors(api)
 
     @api.get("/metrics", tags=["server"], response_class=PlainTextResponse)
+    @api.get("/monitoring/prometheus/metrics", include_in_schema=False)
     async def metrics() -> Response:
         page, content_type = inference.metrics.page(inference.in_flight)
         return Response(page, media_type=content_type)

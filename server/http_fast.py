@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from server.errors import DeadlineExceeded, RequestCancelled
 from server.http_api import CLOSE, closing, inference_target
 from server.http_protocol import HttpProtocol
+from server.identity import LONGEST_ID, identified
 from server.inference import Answer, Asked, Call, Headers, Inference
 from server.life import Life
 from server.work import Work
@@ -84,11 +85,33 @@ def without_id(head: bytes) -> tuple[bytes, str]:
         if start < 0:
             return head, ""
     start += _ID_AT
-    stop = head.find(b"\r\n", start)
+    stop = head.find(b"\r\n", start, start + LONGEST_ID + 2)
+    # one that is too long has a line's end in it
     value = head[start:stop]
     if not value.replace(b"-", b"").isalnum():
         return head, ""
     return head[:start] + head[stop:], value.decode()
+
+
+def without_trace(head: bytes) -> tuple[bytes, str]:
+    """The same where requests are traced: its traceparent and tracestate have gone too, and the id knows of them."""
+    head, request_id = without_id(head)
+    head, parent = _without(head, b"traceparent", b"Traceparent")
+    if not parent:
+        return head, request_id
+    head, state = _without(head, b"tracestate", b"Tracestate")
+    return head, identified(request_id, parent, state)
+
+
+def _without(head: bytes, *names: bytes) -> tuple[bytes, str]:
+    """A head without the value of the first header that is called so; as it is where there is none that is plain."""
+    for name in names:
+        before, found, rest = head.partition(b"\r\n%b: " % name)
+        if found:
+            value, end, rest = rest.partition(b"\r\n")
+            text = value.decode("latin-1")
+            return (before + found + end + rest, text) if text.isascii() and text.isprintable() else (head, "")
+    return head, ""
 
 
 class FastCall(Call):
@@ -120,6 +143,8 @@ class FastProtocol(HttpProtocol):
     """One connection with the fast lane open."""
 
     cycle: Any
+    # what takes from a head what each request has another of
+    named = staticmethod(without_id)
 
     def __init__(self, inference: Inference, life: Life, heads: Heads, *args: Any, **kwargs: Any) -> None:
         super().__init__(inference.settings, *args, **kwargs)
@@ -139,7 +164,7 @@ class FastProtocol(HttpProtocol):
         if not self._head_bytes and (cycle is None or cycle.response_complete):
             end = data.find(_END, 0, LARGEST_KEPT) + len(_END)
             if end >= len(_END):
-                raw, request_id = without_id(data[:end])
+                raw, request_id = self.named(data[:end])
             head = self._heads.find(raw)
             if head is not None and len(data) - end == head.length and not self.flow.write_paused:
                 self._head_is_here()
@@ -159,8 +184,8 @@ class FastProtocol(HttpProtocol):
             head = cycle.head
             if not request_id:
                 self._heads.keep(raw, head)
-            elif b"\r\nx-request-id:" not in raw.lower():
-                # with another one beside it, it would not be this one that counts
+            elif b"\r\nx-request-id:" not in raw.lower() and type(head.asked.request_id) is type(request_id):
+                # with another one beside it, it would not be this one that counts; its trace, if it has one, was taken out with it
                 self._heads.keep(raw, head._replace(asked=head.asked._replace(request_id="")))
 
     def on_headers_complete(self) -> None:
@@ -229,3 +254,9 @@ class FastProtocol(HttpProtocol):
         cycle.more_body, cycle.keep_alive = False, False
         error = DeadlineExceeded(f"the request's body did not arrive within {self._seconds:g} s")
         self._write(cycle, closing(self._inference.refused(cycle, error)))
+
+
+class TracedProtocol(FastProtocol):
+    """The same where requests are traced."""
+
+    named = staticmethod(without_trace)

@@ -16,13 +16,14 @@ import orjson
 from server import plans
 from server.batcher import IN_THREAD, Job, Result, aside
 from server.errors import InvalidRequest, RequestCancelled, RequestTooLarge, RuntimeFailed, ServingError
+from server.identity import identified
 from server.log import log
 from server.models import ModelHandle, Registry
 from server.plans import Kept, Parts, Plan
 from server.protocols import encoding, raw_request, v1, v2_grpc, v2_json
 from server.protocols.status import status_of
 from server.settings import Settings
-from server.telemetry import AccessLog, Metrics, Record
+from server.telemetry import Metrics, Record, Recorder
 from server.tensors import Array, InferRequest, InferResponse, Timing, made
 
 # Errors quote what they were sent, which may be megabytes.
@@ -75,7 +76,7 @@ class Asked(NamedTuple):
         return cls(
             *target,
             path,
-            get("x-request-id", ""),
+            identified(get("x-request-id", ""), get("traceparent", ""), get("tracestate", "")),
             timeout,
             get("content-encoding", ""),
             get("accept-encoding", ""),
@@ -110,7 +111,7 @@ class Inference:
     """The calls of one process, over its registry."""
 
     def __init__(
-        self, registry: Registry, settings: Settings, metrics: Metrics, access_log: AccessLog | None, executor: Executor
+        self, registry: Registry, settings: Settings, metrics: Metrics, access_log: Recorder | None, executor: Executor
     ) -> None:
         self.registry, self.settings, self.metrics = registry, settings, metrics
         self._log, self.executor = access_log, executor
@@ -125,6 +126,10 @@ class Inference:
         except ServingError:
             return True
 
+    def new_id(self) -> str:
+        """An id for a request that came without one."""
+        return next(self._ids)
+
     def _tell_in_flight(self) -> None:
         self.metrics.in_flight.set(self.in_flight)
 
@@ -136,6 +141,7 @@ class Inference:
         asked = call.asked
         request_id = call.request_id = call.request_id or next(self._ids)
         ran: Ran | None = None
+        handle: ModelHandle | None = None
         answer: Answer
         failure = ""
         try:
@@ -178,7 +184,7 @@ class Inference:
             if self.metrics.shared:
                 self._tell_in_flight()
             self._record(asked.protocol, "infer", asked.path, asked.model, answer.status, call.started, request_id,
-                         ran if not failure else None, len(call.body), len(answer.body), failure)  # fmt: skip
+                         ran if not failure else _refused_by(handle), len(call.body), len(answer.body), failure)  # fmt: skip
         return answer
 
     def refused(self, call: Call, error: ServingError) -> Answer:
@@ -196,6 +202,7 @@ class Inference:
         if self.metrics.shared:
             self._tell_in_flight()
         ran: Ran | None = None
+        handle: ModelHandle | None = None
         code, failure, model, encoded = "OK", "", "", b""
         small = len(sent) <= IN_THREAD
         try:
@@ -231,6 +238,7 @@ class Inference:
                 ran = handle, job.rows, response.timing
             return encoded
         except ServingError as error:
+            error.request_id = request_id = request_id or next(self._ids)
             self._report(error, request_id)
             code, failure = status_of(error).grpc, type(error).__name__
             raise
@@ -239,14 +247,17 @@ class Inference:
             raise
         except Exception as error:
             code, failure = "INTERNAL", type(error).__name__
+            request_id = request_id or next(self._ids)
             log.exception("internal error", request_id=request_id, path=path)
-            raise RuntimeFailed(f"internal error; request id {request_id}") from error
+            failed = RuntimeFailed(f"internal error; request id {request_id}")
+            failed.request_id = request_id
+            raise failed from error
         finally:
             self.in_flight -= 1
             if self.metrics.shared:
                 self._tell_in_flight()
             self._record("grpc", "ModelInfer", path, model, code, started, request_id,
-                         ran if not failure else None, len(sent), len(encoded), failure)  # fmt: skip
+                         ran if not failure else _refused_by(handle), len(sent), len(encoded), failure)  # fmt: skip
 
     async def _grpc_off_plan(self, handle: ModelHandle, plan: Plan, job: Job, result: Result) -> bytes:
         if not plan.is_learnt:
@@ -373,13 +384,18 @@ class Inference:
         if ran is not None:
             handle, rows, timing = ran
             record = made(Record, (handle.name, handle.version, protocol, method, code, path, seconds, request_id,
-                                   rows, bytes_in, bytes_out, timing, ""))  # fmt: skip
+                                   rows, bytes_in, bytes_out, timing, failure))  # fmt: skip
         else:
             known = model if model in self.registry.names() else "unknown"
             record = Record(known, "", protocol, method, code, path, seconds, request_id, 0, bytes_in, bytes_out, error=failure)
         self.metrics.observe(record)
         if self._log is not None:
             self._log.write(record)
+
+
+def _refused_by(handle: ModelHandle | None) -> Ran | None:
+    """What is known of a call that failed once its model was found."""
+    return None if handle is None else (handle, 0, Timing())
 
 
 def error_answer(error: ServingError) -> Answer:

@@ -17,6 +17,8 @@ MEBIBYTE = 1 << 20
 
 
 VARIABLES = "SERVER_"
+# The servers whose names for metrics are known here.
+METRIC_NAMES = ("triton", "tfs", "kserve")
 
 
 class Settings(BaseSettings):
@@ -78,6 +80,16 @@ class Settings(BaseSettings):
     )
     metrics_dir: str = Field("", description="folder in which the metrics of several processes meet; workers are started with it")
 
+    metrics_compat: str = Field(
+        "", description="servers under whose names the metrics are on the page too: triton, tfs, kserve, or several by commas"
+    )
+    trace_sample: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the requests that begin a trace of OpenTelemetry's; those of a sampled trace always go on with it;"
+        " default: no spans",
+    )
     access_log: bool = Field(True, description="one line per request on stderr")
     access_log_sample: float = Field(
         1.0, ge=0, le=1, description="share of the answered requests that have a line; what failed always has one"
@@ -90,6 +102,14 @@ class Settings(BaseSettings):
     def _rooted(cls, path: str) -> str:
         bare = path.strip("/")
         return f"/{bare}" if bare else ""
+
+    @field_validator("metrics_compat")
+    @classmethod
+    def _known(cls, names: str) -> str:
+        for name in filter(None, names.split(",")):
+            if name not in METRIC_NAMES:
+                raise ValueError(f"{name!r} is none of {', '.join(METRIC_NAMES)}")
+        return names
 
     @property
     def trusts_code(self) -> bool:

@@ -4,17 +4,22 @@ Labels are bounded: a model that is not loaded is "unknown", whatever a URL says
 """
 
 import asyncio
+import os
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from server.aliases import aliases
+from server.exposition import Page, build, processes, siblings, text
+from server.identity import trace_of
 from server.log import Sink, defused, log, timestamp
 from server.tensors import Timing
 
@@ -22,6 +27,8 @@ from server.tensors import Timing
 Over = Literal["livesum", "livemax"]
 # seconds: 0.5 ms, 1 ms, … 65 s
 SECONDS = [0.0005 * 2**k for k in range(18)]
+# what a request consists of is shorter: 0.1 ms, 0.2 ms, … 52 s
+PART_SECONDS = [0.0001 * 2**k for k in range(20)]
 ROWS = [2**k for k in range(13)]
 # Requests whose metrics and log lines are made at one time: some tenths of a millisecond's work.
 AT_A_TIME = 64
@@ -86,29 +93,34 @@ class AtOnce(Tally):
 
 
 class Traffic:
-    """Bytes in and out of one model version; handed over as a `Tally` is."""
+    """Rows, bytes in and out and compute time of one model version's requests; handed over as a `Tally` is."""
 
-    __slots__ = ("_received", "_sent", "received", "sent")
+    __slots__ = ("_counters", "compute", "received", "rows", "sent")
 
-    def __init__(self, received: Counter, sent: Counter) -> None:
-        self._received, self._sent = received, sent
-        self.received = self.sent = 0
+    def __init__(self, *counters: Counter) -> None:
+        self._counters = counters
+        self.rows = self.received = self.sent = 0
+        self.compute = 0.0
 
     def hand_over(self) -> None:
-        self._received.inc(self.received)
-        self._sent.inc(self.sent)
-        self.received = self.sent = 0
+        for counter, more in zip(self._counters, (self.rows, self.received, self.sent, self.compute), strict=True):
+            if more:
+                counter.inc(more)
+        self.rows = self.received = self.sent = 0
+        self.compute = 0.0
 
 
 class Metrics:
     """The process's metrics, in a registry of their own.
 
     With `shared`, several processes write into one folder (the library's multi-process mode, which `__main__` turns on
-    before the first import) and each one's page is the page of all.
+    before the first import) and each one's page is the page of all.  `compat` names the servers under whose names the same
+    counts are on the page too (see `aliases`), `version` is ours.
     """
 
-    def __init__(self, shared: bool = False) -> None:
-        self.shared = shared
+    def __init__(self, shared: bool = False, compat: Collection[str] = (), version: str = "") -> None:
+        self.shared, self.compat = shared, compat
+        self._build = build(version)
         self.registry = registry = CollectorRegistry()
         if not shared:
             ProcessCollector(registry=registry)
@@ -129,10 +141,15 @@ class Metrics:
             "From a request's first byte to its answer",
             (*of_model, "protocol", "method", "code"),
         )
-        self._request_bytes = counter("serve_request_bytes", "Bytes of request bodies")
-        self._response_bytes = counter("serve_response_bytes", "Bytes of answers")
-        self.queue = histogram("serve_queue_duration_seconds", "Time a request waited for its batch")
-        self.compute = histogram("serve_compute_duration_seconds", "Time the model took for a batch")
+        self._of_traffic = (
+            counter("serve_request_rows", "Rows of requests that were answered"),
+            counter("serve_request_bytes", "Bytes of request bodies"),
+            counter("serve_response_bytes", "Bytes of answers"),
+            counter("serve_request_compute_seconds", "Time the model took for the batches of requests, for each request anew"),
+        )
+        self._errors = counter("serve_request_errors", "Requests that failed", *of_model, "protocol", "reason")
+        self.queue = histogram("serve_queue_duration_seconds", "Time a request waited for its batch", buckets=PART_SECONDS)
+        self.compute = histogram("serve_compute_duration_seconds", "Time the model took for a batch", buckets=PART_SECONDS)
         self.batch_rows = histogram("serve_batch_rows", "Rows per batch", buckets=ROWS)
         self.in_flight = gauge("serve_requests_in_flight", "Requests received and not yet answered", (), "livesum")
         self.queue_rows = gauge("serve_queue_rows", "Rows that wait", of_model, "livesum")
@@ -148,7 +165,7 @@ class Metrics:
         self._records: list[Record] = []
         # what is counted here and not yet there
         self._pending: list[Tally | Traffic] = []
-        self._durations: dict[tuple[str | int, ...], Tally] = {}
+        self._kinds: dict[tuple[str | int, ...], tuple[Tally, Traffic]] = {}
         self._traffic: dict[tuple[str, str], Traffic] = {}
 
     def tally(self, child: Histogram, bounds: Sequence[float] = SECONDS) -> Tally:
@@ -165,17 +182,15 @@ class Metrics:
 
     def _count(self) -> None:
         for record in self._records:
-            of, key = record[:2], record[:5]
-            duration = self._durations.get(key)
-            if duration is None:
-                duration = self._durations[key] = self.tally(self._duration.labels(*key))
+            kind = self._kinds.get(record[:5])
+            duration, traffic = self._begin(record) if kind is None else kind
             duration.observe(record[6])
-            traffic = self._traffic.get(of)
-            if traffic is None:
-                traffic = self._traffic[of] = Traffic(self._request_bytes.labels(*of), self._response_bytes.labels(*of))
-                self._pending.append(traffic)
+            traffic.rows += record[8]
             traffic.received += record[9]
             traffic.sent += record[10]
+            traffic.compute += record[11][1]
+            if record[12]:
+                self._errors.labels(*record[:3], record[12]).inc()
             if self.shared:
                 traffic.hand_over()
         self._records.clear()
@@ -184,12 +199,22 @@ class Metrics:
         """Answered requests of a model version by status: how many, and their seconds; as far as this process answered them."""
         self._count()
         found: dict[int | str, tuple[int, float]] = {}
-        for (name, number, _, _, code), duration in self._durations.items():
+        for (name, number, _, _, code), (duration, _) in self._kinds.items():
             if (name, number) == (model, version):
                 count, seconds = duration.total()
                 before = found.get(code, (0, 0.0))
                 found[code] = before[0] + count, before[1] + seconds
         return found
+
+    def _begin(self, record: Record) -> tuple[Tally, Traffic]:
+        """Where a kind of request is counted that is the first of its kind."""
+        of, key = (record.model, record.version), record[:5]
+        traffic = self._traffic.get(of)
+        if traffic is None:
+            traffic = self._traffic[of] = Traffic(*[counter.labels(*of) for counter in self._of_traffic])
+            self._pending.append(traffic)
+        kind = self._kinds[key] = self.tally(self._duration.labels(*key)), traffic
+        return kind
 
     def of_model(self, model: str, version: str) -> "ModelMetrics":
         return ModelMetrics(self, model, version)
@@ -200,11 +225,14 @@ class Metrics:
         for pending in self._pending:
             pending.hand_over()
         self.in_flight.set(in_flight)
-        registry = self.registry
-        if self.shared:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        families = [*(self._of_all() if self.shared else self.registry.collect()), self._build]
+        return Page(families).text() + text(aliases(families, self.compat)), CONTENT_TYPE_LATEST
+
+    def _of_all(self) -> Iterable[Metric]:
+        """What all processes have counted, and what they use."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return [*registry.collect(), *processes(siblings(os.environ["PROMETHEUS_MULTIPROC_DIR"]))]
 
 
 class ModelMetrics:
@@ -212,7 +240,8 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         labels = self.labels = (model, version)
-        self._queue, self._compute = metrics.tally(metrics.queue.labels(*labels)), metrics.tally(metrics.compute.labels(*labels))
+        self._queue = metrics.tally(metrics.queue.labels(*labels), PART_SECONDS)
+        self._compute = metrics.tally(metrics.compute.labels(*labels), PART_SECONDS)
         self._rows = metrics.tally(metrics.batch_rows.labels(*labels), ROWS)
         self.waited, self._waiting = self._queue.observe, metrics.queue_rows.labels(*labels)
         self._fallbacks, self._rejected = metrics.fallbacks.labels(*labels), metrics.rejected
@@ -248,6 +277,14 @@ class ModelMetrics:
     def entered(self, state: str, states: tuple[str, ...]) -> None:
         for one in states:
             self._state.labels(*self.labels, one).set(one == state)
+
+
+class Recorder(Protocol):
+    """Who is told of each request that has ended, in the event loop's thread."""
+
+    def write(self, record: Record) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 class AccessLog:
@@ -292,15 +329,17 @@ def json_line(at: float, record: Record) -> bytes:
 
     By a template, since most of a line is the same each time.
     """
-    *_, seconds, request_id, rows, bytes_in, bytes_out, (queue, compute, batch_rows), error = record
+    *_, seconds, request_id, rows, bytes_in, bytes_out, (queue, compute, batch_rows, _), error = record
+    trace = trace_of(request_id)
+    traced = b',"trace_id":"%b"' % trace.trace_id.encode() if trace is not None else b""
     failed = b',"error":' + orjson.dumps(error) if error else b""
     return _LINE % (timestamp(at).encode(), _said(record[:6]), seconds * 1e3, queue * 1e3, compute * 1e3, batch_rows,
-                    rows, bytes_in, bytes_out, orjson.dumps(request_id[:256]), failed)  # fmt: skip
+                    rows, bytes_in, bytes_out, orjson.dumps(request_id[:256]), traced, failed)  # fmt: skip
 
 
 _LINE = (
     b'{"timestamp":"%b","event":"request",%b,"ms":%.3f,"queue_ms":%.3f,"compute_ms":%.3f,"batch_rows":%d,'
-    b'"rows":%d,"bytes_in":%d,"bytes_out":%d,"request_id":%b%b}\n'
+    b'"rows":%d,"bytes_in":%d,"bytes_out":%d,"request_id":%b%b%b}\n'
 )
 
 
@@ -313,8 +352,15 @@ def _said(record: tuple[Any, ...]) -> bytes:
 
 
 def text_line(at: float, record: Record) -> bytes:
-    t = record.timing
-    batch = f"  queue {t.queue * 1e3:.2f}  compute {t.compute * 1e3:.2f}  batch {t.batch_rows}" if t.batch_rows else ""
+    t, trace = record.timing, trace_of(record.request_id)
     clock = time.strftime("%H:%M:%S", time.localtime(at))
-    line = f"{clock}  {record.code}  {record.seconds * 1e3:8.2f} ms  {record.protocol} {record.path}{batch}"
-    return defused(line).encode() + b"\n"
+    parts = [
+        f"{clock}  {record.code}  {record.seconds * 1e3:8.2f} ms  {record.protocol} {record.path}",
+        f"model {record.model}{record.version and '/'}{record.version}",
+        f"queue {t.queue * 1e3:.2f}  compute {t.compute * 1e3:.2f}  batch {t.batch_rows}" if t.batch_rows else "",
+        f"rows {record.rows}  bytes {record.bytes_in} {record.bytes_out}",
+        f"id {record.request_id[:256]}" if record.request_id else "",
+        f"trace {trace.trace_id}" if trace is not None else "",
+        record.error,
+    ]
+    return defused("  ".join(filter(None, parts))).encode() + b"\n"

@@ -306,11 +306,12 @@ def _cast(spec: TensorSpec, given: str, tensor: Tensor) -> Array:
 
 
 class Timing(NamedTuple):
-    """Where a request's time went, in seconds, and the batch that it ran in."""
+    """Where a request's time went, in seconds, and the batch that it ran in.  `began` is that, on `time.monotonic`'s clock."""
 
     queue: float = 0.0
     compute: float = 0.0
     batch_rows: int = 0
+    began: float = 0.0
 
 
 @dataclass(slots=True)

@@ -131,6 +131,8 @@ VALUES = {
     **dict.fromkeys(("receive_timeout", "send_timeout", "timeout_keep_alive", "max_model_seconds"), positive),
     "trust_pickle": st.none() | st.booleans(),
     "access_log_sample": st.floats(0, 1, allow_nan=False),
+    "trace_sample": st.none() | st.floats(0, 1, allow_nan=False),
+    "metrics_compat": st.sampled_from(["", "tfs", "triton,tfs,kserve"]),
     "log_format": st.sampled_from(["auto", "json", "text"]),
     "grpc_engine": st.sampled_from(["fast", "grpcio"]),
     "output": st.sampled_from(["text", "json", "none"]),

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2_grpc
 from server.log import Sink
 
 PATH = "/v2/models/faults/infer"
+AT = r"\d\d:\d\d:\d\d"
 SECRETS = "Bearer s3cret", "session=s3cret"
 
 
@@ -161,7 +162,7 @@ def test_a_line_of_the_access_log_says_what_was_asked_and_where_the_time_went(re
 
 @pytest.mark.parametrize(
     ("number", "code", "error"),
-    [("raised", 500, "RuntimeFailed"), ("nonsense", 400, "InvalidRequest"), ("odd\tid \xe4", 404, "ModelNotFound")],
+    [("raised", 500, "RuntimeFailed"), ("nonsense", 400, "InvalidRequest"), ("odd?id ?", 404, "ModelNotFound")],
 )
 def test_a_line_of_an_error_names_its_kind(requests, number, code, error):
     assert (requests[number]["code"], requests[number]["error"], requests[number]["rows"]) == (code, error, 0)
@@ -205,9 +206,9 @@ def test_secrets_of_the_headers_are_nowhere(seen):
 @pytest.mark.parametrize(
     "line",
     [
-        rf"\d\d:\d\d:\d\d  200  +[\d.]+ ms  v2 {PATH}  queue [\d.]+  compute [\d.]+  batch 3",
-        r"\d\d:\d\d:\d\d  404  +[\d.]+ ms  v2 /v2/models/random-7/infer",
-        r"\d\d:\d\d:\d\d  OK  +[\d.]+ ms  grpc /inference.GRPCInferenceService/ModelInfer  queue .*",
+        rf"{AT}  200  +[\d.]+ ms  v2 {PATH}  model faults  queue [\d.]+  compute [\d.]+  batch 3  rows 3  bytes \d+ \d+  id good",
+        rf"{AT}  404  +[\d.]+ ms  v2 /v2/models/random-7/infer  model unknown  rows 0  bytes \d+ \d+  id [\w-]+  ModelNotFound",
+        rf"{AT}  OK  +[\d.]+ ms  grpc /inference.GRPCInferenceService/ModelInfer  model faults  queue .*  id by-grpc",
     ],
 )
 def test_a_line_for_people_has_code_time_protocol_and_path(happened, line):
