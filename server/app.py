@@ -264,9 +264,13 @@ def grpc_edge(settings: Settings, calls: GrpcCalls) -> CallEdge:
 def model_name(uri: str) -> str:
     """A name for the URL from a model's path: "examples/iris.skops" is "iris"; a file called "model" has its folder's."""
     uri = re.sub("#sha256=[0-9A-Fa-f]{64}$", "", uri)
-    path = Path(
-        uri.rstrip("/").removeprefix("file://").rpartition(":")[0] if ".py:" in uri else uri.rstrip("/").removeprefix("file://")
-    )
+    if uri.startswith(("http://", "https://")):
+        # not what says who may read it, which is before the path or behind it
+        uri = re.sub("^https?://[^/?#]*|[?#].*", "", uri)
+        if not uri.strip("/"):
+            return "model"
+    uri = uri.removeprefix("file://").rstrip("/")
+    path = Path(uri.rpartition(":")[0] if ".py:" in uri else uri)
     stem = path.name.split(".")[0]
     if stem in ("model", "saved_model", "") or stem.isdecimal():
         stem = path.resolve().parent.name

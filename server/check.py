@@ -16,6 +16,7 @@ from server.errors import ModelLoadError
 from server.models import depends_on_neighbours, resident_bytes
 from server.runtime import LoadOptions, Runtime, find_model, load_runtime
 from server.settings import Settings, cpu_budget, from_flags
+from server.storage.addresses import shown
 
 ROWS = (1, 8, 64)
 
@@ -34,7 +35,7 @@ def report(settings: Settings) -> dict[str, Any]:
     except ModelLoadError as error:
         return {"ok": False, "error": str(error)}
     except Exception as error:
-        return {"ok": False, "error": f"{settings.model_dir}: {type(error).__name__}: {error}".splitlines()[0]}
+        return {"ok": False, "error": f"{shown(settings.model_dir)}: {type(error).__name__}: {error}".splitlines()[0]}
     signature = runtime.signatures[0]
     found: dict[str, Any] = {
         "ok": True,

@@ -6,10 +6,11 @@ standard's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_R
 """
 
 import asyncio
+import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -20,6 +21,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from server.identity import Trace, TracedId, trace_of
+from server.log import log as events
 from server.telemetry import Record, Recorder
 
 PRODUCT = "serveplane"
@@ -29,6 +31,9 @@ AT_A_TIME = 8
 _FAULTS = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
 _CHOSEN = re.compile(r"/(models|versions|labels)/.*(?=/[a-z]+$|:[a-zA-Z]+$)")
 _NS = 1e9
+# Between two lines about spans that could not be sent.
+COMPLAIN_SECONDS = 60.0
+_QUERY = re.compile(r"\?[^\s()'\"]*")
 
 Attributes = dict[str, str | int | float]
 
@@ -87,8 +92,25 @@ class Tracing:
                 self._processor.on_end(span)
 
 
+class _Complaints(logging.Handler):
+    """What the library has to complain of, a line a minute: without the queries of URLs, which may be keys."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(logging.WARNING)
+        self._clock, self._next = clock, 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = self._clock()
+        if now >= self._next:
+            self._next = now + COMPLAIN_SECONDS
+            events.warning("spans could not be sent", reason=_QUERY.sub("?…", record.getMessage())[:500])
+
+
 def begin(share: float, version: str, log: Recorder | None) -> Tracing:
     """Tracing as the environment says: OTLP over HTTP, in batches that a thread sends."""
+    library = logging.getLogger("opentelemetry")
+    library.propagate = False
+    library.addHandler(_Complaints())
     return Tracing(BatchSpanProcessor(OTLPSpanExporter()), share, version, log)
 
 
