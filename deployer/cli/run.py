@@ -77,6 +77,8 @@ def run(
     grace: Annotated[float, typer.Option(min=0, help="Seconds from SIGTERM until what runs is given up.")] = 25.0,
     access_log: Annotated[bool, typer.Option(help="One line per request on stderr.")] = True,
     log_format: Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")] = LogFormat.auto,
+    metrics_compat: Annotated[str, typer.Option(help="Metrics under other names too: triton, tfs, kserve, by commas.")] = "",
+    trace_sample: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the requests that begin a trace.")] = None,
     sha256: Sha256 = "",
     strict_json: Annotated[bool, typer.Option(help="Write NaN and Infinity as null.")] = False,
     output: OutputOption = Output.text,
@@ -101,6 +103,8 @@ def run(
         grace=grace,
         access_log=access_log,
         log_format=log_format.value,
+        metrics_compat=metrics_compat,
+        trace_sample=trace_sample,
         strict_json=strict_json,
         output=output.value,
     )

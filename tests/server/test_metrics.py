@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2_grpc
 from server.aliases import CANONICAL
 from server.errors import ServingError
 from server.protocols.status import status_of
+from tests.conftest import ROOT
 
 PATH = "/v2/models/faults/infer"
 COMPAT = "triton,tfs,kserve"
@@ -190,6 +191,16 @@ def test_the_page_says_what_runs_and_what_its_processes_use(seen):
     ):
         assert seen(f"process_{name}") > 0
     assert seen("serve_requests_in_flight") == 0
+
+
+def test_the_page_of_the_docs_names_every_metric_there_is_and_no_other(seen):
+    docs = (ROOT / "docs" / "observability.md").read_text()
+    tables = "\n".join(line for line in docs.splitlines() if line.startswith("|"))
+    named = set(re.findall(r"`((?:serve_|nv_|:tensorflow|request_|model_infer)[\w:]+)`", tables)) - {"request_id"}
+    there = set(re.findall(r"^# TYPE (\S+) ", seen.text, re.MULTILINE))
+    # a first failure makes these
+    there |= {"serve_model_load_failures_total", "serve_rejected_total", "serve_batch_fallback_total"}
+    assert named == {name for name in there if not name.endswith("_created") and not name.startswith(("process_", "python_"))}
 
 
 def test_two_workers_processes_are_added_up_on_both_their_pages(serve, models):
