@@ -185,7 +185,7 @@ class FastProtocol(HttpProtocol):
             if not request_id:
                 self._heads.keep(raw, head)
             elif b"\r\nx-request-id:" not in raw.lower() and type(head.asked.request_id) is type(request_id):
-                # with another one beside it, it would not be this one that counts; its trace, if it has one, was taken out with it
+                # with another one beside it, it would not be this one that counts; a trace was taken out with it
                 self._heads.keep(raw, head._replace(asked=head.asked._replace(request_id="")))
 
     def on_headers_complete(self) -> None:
