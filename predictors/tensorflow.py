@@ -9,6 +9,7 @@ TensorFlow is imported when the first such model is loaded, never before.  Optio
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,8 @@ def _signatures(tf: Any, defs: Mapping[str, Any]) -> tuple[list[Signature], list
                 [_spec_of_info(tf, n, tensors[n], n in definition.defaults) for n in sorted(tensors)]
                 for tensors in (definition.inputs, definition.outputs)
             )
-            signatures.append(make_signature(name, inputs, outputs, alone=len(defs) == 1))
+            made = make_signature(name, inputs, outputs, alone=len(defs) == 1)
+            signatures.append(replace(made, method=definition.method_name))
         except ModelLoadError as error:
             refused.append(f"signature {name!r}: {error}")
     return signatures, refused

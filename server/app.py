@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import uvicorn
 import uvloop
 
-from server import announce, storage
+from server import announce, storage, warmup
 from server.errors import ModelLoadError
 from server.example import curl
 from server.grpc_calls import GrpcCalls
@@ -156,7 +156,7 @@ class Predictor:
             extra=settings.runtime_options,
         )
         batches = BatchOptions(settings.max_batch_size, settings.max_queue, settings.concurrency, settings.timeout)
-        loader = Loader(self.registry, self.metrics, self.executor, options, batches)
+        loader = Loader(self.registry, self.metrics, self.executor, options, batches, warmup.replay)
         name = settings.model_name or model_name(settings.model_dir)
         limits = settings.max_model_bytes, settings.max_model_seconds
         return await loader.load(

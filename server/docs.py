@@ -70,6 +70,17 @@ _V1_SCHEMA = {
     },
 }
 
+_FEATURES = {"type": "object"}
+_EXAMPLES_SCHEMA = {
+    "type": "object",
+    "required": ["examples"],
+    "properties": {
+        "signature_name": {"type": "string"},
+        "context": _FEATURES,
+        "examples": {"type": "array", "items": _FEATURES, "minItems": 1},
+    },
+}
+
 
 def _body(schema: dict[str, Any], example: Any = None, required: bool = True) -> dict[str, Any]:
     media: dict[str, Any] = {"schema": schema}
@@ -80,11 +91,16 @@ def _body(schema: dict[str, Any], example: Any = None, required: bool = True) ->
 
 V2_BODY = _body(_V2_SCHEMA)
 V1_BODY = _body(_V1_SCHEMA)
+EXAMPLES_BODY = _body(_EXAMPLES_SCHEMA)
 INDEX_BODY = _body({"type": "object", "properties": {"ready": {"type": "boolean"}}}, required=False)
 
 
 def dumps(document: object) -> bytes:
     return orjson.dumps(document)
+
+
+def answer(document: object, status: int = 200) -> Response:
+    return Response(dumps(document), status, media_type="application/json")
 
 
 def loads(body: bytes) -> Any:

@@ -2,7 +2,10 @@
 
     ServingError
     ├── InvalidRequest          the request itself is malformed
-    │   └── InvalidInput        its tensors do not fit the model
+    │   ├── InvalidInput        its tensors do not fit the model
+    │   │   └── WrongInputs     it has inputs that the model has not, or lacks some
+    │   ├── UnknownSignature    it names one that the model has not
+    │   └── FailedPrecondition  the same, where a protocol tells that from a malformed request
     ├── RequestTooLarge
     ├── UnsupportedEncoding
     ├── ModelNotFound
@@ -44,6 +47,22 @@ class InvalidRequest(ServingError):
 
 
 class InvalidInput(InvalidRequest):
+    pass
+
+
+class WrongInputs(InvalidInput):
+    pass
+
+
+class UnknownSignature(InvalidRequest):
+    """`name` is the one that was asked for."""
+
+    def __init__(self, message: str, *, name: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.name = name
+
+
+class FailedPrecondition(InvalidRequest):
     pass
 
 

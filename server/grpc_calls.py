@@ -1,4 +1,4 @@
-"""What is answered over gRPC, by path: Open Inference, health and reflection.  Bytes of messages in, bytes out.
+"""What is answered over gRPC, by path: Open Inference, TensorFlow Serving, health, reflection.  Bytes of messages in, and out.
 
 The calls of one process, whichever engine carries them (`grpc_fast`, `grpc_api`); it decides nothing about models.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from server import grpc_stream, grpc_triton
+from server import grpc_stream, grpc_tfs, grpc_triton
 from server.errors import InvalidRequest, ModelNotFound, ServingError
 from server.grpc_stream import Streams
 from server.inference import Inference, error_text
@@ -77,6 +77,7 @@ class GrpcCalls:
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(_pb.METHODS[name][0], method)
         for name, (request, answer) in grpc_triton.methods(inference).items():
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(request, answer)
+        self.unary |= grpc_tfs.TfsCalls(inference).unary
         self._streams, self._ending = Streams(inference), False
         self.streaming: dict[str, Streaming] = {
             grpc_stream.PATH: Streaming(self._streams.converse, inference.settings.max_body_bytes),
@@ -132,7 +133,7 @@ class GrpcCalls:
         """The status of a known service name (ours, health's own, a model's), None for another."""
         if service in self._registry.names():
             ready = not self._life.draining and self._registry.find(service).state is State.READY
-        elif service in ("", _pb.SERVICE):
+        elif service in ("", _pb.SERVICE, *grpc_tfs.SERVICES):
             ready = self._life.is_ready()
         else:
             return None
@@ -208,5 +209,5 @@ def _reflection() -> tuple[Any, Any]:
     from grpc_reflection.v1alpha import reflection, reflection_pb2
 
     _pb.POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
-    servicer = reflection.aio.ReflectionServicer((_pb.SERVICE, HEALTH, *REFLECTION), pool=_pb.POOL)
+    servicer = reflection.aio.ReflectionServicer((_pb.SERVICE, *grpc_tfs.SERVICES, HEALTH, *REFLECTION), pool=_pb.POOL)
     return reflection_pb2.ServerReflectionRequest, servicer

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from server import docs, page, routes_triton
+from server import docs, page, routes_tfs, routes_triton
 from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
 from server.identity import identified
 from server.inference import Answer, Asked, Call, Headers, Inference, error_answer, error_body, too_large
@@ -55,6 +55,7 @@ class Edge:
         elif scope["method"] == "HEAD":
             # the connection knows that it was HEAD, and leaves the body out
             scope = {**scope, "method": "GET"}
+        scope = {**scope, "path": routes_tfs.canonical(scope["path"])}
         await self._fallback(scope, receive, _naming(send, scope, self.inference))
 
 
@@ -224,6 +225,7 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
     _add_health(api, inference, life)
     _add_metadata(api, inference)
     _add_inference(api, inference)
+    routes_tfs.add(api, inference, lambda r: _whole(r, inference))
     _add_errors(api)
 
     @api.get("/metrics", tags=["server"], response_class=PlainTextResponse)
@@ -238,12 +240,17 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
     return api
 
 
+async def _whole(request: Request, inference: Inference) -> bytes:
+    settings = inference.settings
+    return await read_body(request.receive, dict(request.headers), settings.max_body_bytes, settings.receive_timeout)
+
+
 def _answered(ok: bool, **body: object) -> Response:
     return _json(body, 200 if ok else 503)
 
 
 def _json(document: object, status: int = 200) -> Response:
-    return Response(docs.dumps(document), status, media_type="application/json")
+    return docs.answer(document, status)
 
 
 def _add_health(api: FastAPI, inference: Inference, life: Life) -> None:
@@ -294,15 +301,6 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
     async def v1_models() -> Response:
         return _json({"models": registry.names()})
 
-    # without this, GET …/models/m:predict would ask about a model "m:predict"
-    @api.api_route("/v1/models/{model}:predict", methods=["GET", "PUT", "DELETE", "PATCH"], include_in_schema=False)
-    async def not_predict() -> Response:
-        raise HTTPException(405, headers={"Allow": "POST"})
-
-    @api.get("/v1/models/{model}", tags=["models"], responses=docs.READINESS)
-    async def v1_model(model: str) -> Response:
-        return _readiness(registry.find(model))
-
     @api.get("/v2/models/{model}", tags=["models"], responses=docs.ERRORS)
     async def model_metadata(model: str) -> Response:
         return metadata(model)
@@ -322,8 +320,7 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
     @api.post("/v2/repository/index", tags=["models"], responses=docs.INDEX_ERRORS, openapi_extra=docs.INDEX_BODY)
     @api.post("/v2/repository/{repository}/index", include_in_schema=False)
     async def repository_index(request: Request) -> Response:
-        settings = inference.settings
-        body = await read_body(request.receive, dict(request.headers), settings.max_body_bytes, settings.receive_timeout)
+        body = await _whole(request, inference)
         asked = docs.loads(body) if body.strip() else {}
         if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
             raise InvalidRequest('expected {"ready": true or false}, or nothing')

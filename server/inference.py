@@ -4,10 +4,11 @@ Every call ends in exactly one `Record` (metrics and access log), whether it was
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from server.identity import identified
 from server.log import log
 from server.models import ModelHandle, Registry
 from server.plans import Kept, Parts, Plan
-from server.protocols import encoding, raw_request, v1, v2_grpc, v2_json
+from server.protocols import encoding, raw_request, tfs, v1, v2_grpc, v2_json
 from server.protocols.status import status_of
 from server.settings import Settings
 from server.telemetry import Metrics, Record, Recorder
@@ -94,6 +95,17 @@ class Call:
         self.asked, self.request_id = asked, request_id or asked.request_id
         self.body: bytes = b""
         self.started = time.perf_counter()
+
+
+class Entry:
+    """What becomes known of a call while it runs, for its record."""
+
+    __slots__ = ("bytes_in", "bytes_out", "model", "ran", "request_id")
+
+    def __init__(self, request_id: str, model: str) -> None:
+        self.request_id, self.model = request_id, model
+        self.bytes_in = self.bytes_out = 0
+        self.ran: Ran | None = None
 
 
 def error_text(error: ServingError) -> str:
@@ -172,7 +184,7 @@ class Inference:
                 answer = await self._compressed(asked.accepts, answer)
         except ServingError as error:
             self._report(error, request_id)
-            failure, answer = type(error).__name__, error_answer(error)
+            failure, answer = type(error).__name__, error_answer(self._worded(asked, error))
         except asyncio.CancelledError:
             failure, answer = RequestCancelled.__name__, Answer(499, JSON, b"")
             raise
@@ -258,6 +270,39 @@ class Inference:
                 self._tell_in_flight()
             self._record("grpc", "ModelInfer", path, model, code, started, request_id,
                          ran if not failure else _refused_by(handle), len(sent), len(encoded), failure)  # fmt: skip
+
+    @contextlib.contextmanager
+    def recorded(
+        self, protocol: str, method: str, path: str, request_id: str, model: str = "", over_http: bool = False
+    ) -> Iterator[Entry]:
+        """A call of another kind: counted while the block runs, and one record at its end.  What it raises is a ServingError."""
+        started = time.perf_counter()
+        entry = Entry(request_id or next(self._ids), model)
+        self.in_flight += 1
+        if self.metrics.shared:
+            self._tell_in_flight()
+        code: int | str = 200 if over_http else "OK"
+        failure = ""
+        try:
+            yield entry
+        except ServingError as error:
+            self._report(error, entry.request_id)
+            status = status_of(error)
+            code, failure = status.http if over_http else status.grpc, type(error).__name__
+            raise
+        except asyncio.CancelledError:
+            code, failure = 499 if over_http else "CANCELLED", RequestCancelled.__name__
+            raise
+        except Exception as error:
+            code, failure = 500 if over_http else "INTERNAL", type(error).__name__
+            log.exception("internal error", request_id=entry.request_id, path=path)
+            raise RuntimeFailed(f"internal error; request id {entry.request_id}") from error
+        finally:
+            self.in_flight -= 1
+            if self.metrics.shared:
+                self._tell_in_flight()
+            self._record(protocol, method, path, entry.model, code, started, entry.request_id,
+                         None if failure else entry.ran, entry.bytes_in, entry.bytes_out, failure)  # fmt: skip
 
     async def _grpc_off_plan(self, handle: ModelHandle, plan: Plan, job: Job, result: Result) -> bytes:
         if not plan.is_learnt:
@@ -349,6 +394,13 @@ class Inference:
         if json_length is None:
             return made(Answer, (200, JSON, text))
         return Answer(200, [*_BINARY, (v2_json.HEADER_LENGTH.encode(), str(json_length).encode())], text)
+
+    def _worded(self, asked: Asked, error: ServingError) -> ServingError:
+        """V1's clients are TensorFlow Serving's too, and those look for its words."""
+        if asked.protocol != "v1":
+            return error
+        meant = tfs.Asked(asked.model, asked.version, "", "/labels/" in asked.path)
+        return tfs.worded(error, meant, asked.model in self.registry.names())
 
     def _encode_v1(self, response: InferResponse, form: v1.Form) -> Answer:
         return Answer(200, JSON, v1.encode(response, form, self.settings.strict_json))

@@ -9,7 +9,7 @@ import enum
 import gc
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from server.batcher import IN_THREAD, Batcher, Cost, Job, Limits, Result, measure, submit_whole
-from server.errors import InvalidInput, InvalidRequest, ModelLoadError, ModelNotFound, ModelNotReady
+from server.errors import InvalidInput, ModelLoadError, ModelNotFound, ModelNotReady, UnknownSignature
 from server.log import log
 from server.runtime import LoadOptions, ModelFile, Runtime, load_runtime
 from server.telemetry import Metrics, ModelMetrics
-from server.tensors import Array, InferRequest, InferResponse, Signature, Tensor, datatype_of, did_you_mean, made
+from server.tensors import (
+    DEFAULT_SIGNATURE,
+    Array,
+    InferRequest,
+    InferResponse,
+    Signature,
+    Tensor,
+    datatype_of,
+    did_you_mean,
+    made,
+)
 
 
 class State(enum.StrEnum):
@@ -57,7 +67,6 @@ class ModelHandle:
     ) -> None:
         self.name, self.version, self.runtime, self.batcher = name, version, runtime, batcher
         self.metrics, self.waited, self._timeout = metrics, metrics.waited, timeout
-        self._by_name = {s.name: s for s in runtime.signatures}
         # what those who call it keep of its requests, and what goes when it goes
         self.kept: Any = None
 
@@ -68,18 +77,9 @@ class ModelHandle:
 
     def signature_for(self, inputs: Iterable[str] | None, name: object = None) -> Signature:
         """The signature a request means: the one it names, else the first that takes inputs of these names."""
-        if name is not None:
-            if not isinstance(name, str) or name not in self._by_name:
-                known = ", ".join(self._by_name)
-                raise InvalidRequest(
-                    f"unknown signature_name {name!r}{did_you_mean(str(name), self._by_name)}; the model has: {known}"
-                )
-            return self._by_name[name]
-        if len(self._by_name) > 1 and inputs is not None:
-            for signature in self.runtime.signatures:
-                if signature.takes(inputs):
-                    return signature
-        return self.signature
+        if name is None and (inputs is None or len(self.runtime.signatures) == 1):
+            return self.runtime.signatures[0]
+        return meant_signature(self.runtime.signatures, inputs, name)
 
     async def job(self, request: InferRequest) -> Job:
         """The request checked.  Raises InvalidInput and its like."""
@@ -114,6 +114,23 @@ class ModelHandle:
         return InferResponse(
             self.name, self.version, outputs, request_id, job.rows, result.timing, self.runtime.labels, job.signature.batched
         )
+
+
+def meant_signature(signatures: Sequence[Signature], inputs: Iterable[str] | None, name: object) -> Signature:
+    """Of a model's signatures the one of that name, else the first that takes inputs of these names; UnknownSignature.
+
+    TensorFlow's name for the default one names none where no signature has that name.
+    """
+    by_name = {s.name: s for s in signatures}
+    if name is not None and not (name == DEFAULT_SIGNATURE and name not in by_name):
+        if not isinstance(name, str) or name not in by_name:
+            hint = did_you_mean(str(name), by_name)
+            raise UnknownSignature(f"unknown signature_name {name!r}{hint}; the model has: {', '.join(by_name)}", name=str(name))
+        return by_name[name]
+    if inputs is not None:
+        given = list(inputs)
+        return next((s for s in signatures if s.takes(given)), signatures[0])
+    return signatures[0]
 
 
 @dataclass(eq=False)
@@ -189,6 +206,10 @@ def _age(version: Version) -> tuple[bool, int]:
     return (True, int(version.version)) if version.version.isdecimal() else (False, 0)
 
 
+# Runs requests that came with a model, before any other.
+WarmUp = Callable[[ModelFile, Runtime], None]
+
+
 class Prepared(NamedTuple):
     """A loaded model, what a batch of it costs, and why its requests can't be joined (empty where they can)."""
 
@@ -197,13 +218,14 @@ class Prepared(NamedTuple):
     alone: str
 
 
-def prepare(found: ModelFile, options: LoadOptions) -> Prepared:
+def prepare(found: ModelFile, options: LoadOptions, warm_up: WarmUp) -> Prepared:
     """Open a model, warm it up, measure it and test whether its rows may be joined.
 
     Runs in a thread; takes as long as the framework takes.  A model that made-up inputs can't run is still served: its
     own users know better what it eats.
     """
     runtime = load_runtime(found, options)
+    warm_up(found, runtime)
     signature = runtime.signatures[0]
     if runtime.is_async:
         return Prepared(runtime, Cost(0.01, 0.0), "the model's predict is a coroutine")
@@ -277,6 +299,7 @@ class Loader:
     executor: Executor
     load_options: LoadOptions
     batch_options: BatchOptions
+    warm_up: WarmUp
 
     async def load(self, name: str, version: str, find: Callable[[], ModelFile]) -> Version:
         """Load a version and put it in the registry; its state and reason tell how it went, nothing is raised."""
@@ -287,7 +310,7 @@ class Loader:
         started, before = time.monotonic(), resident_bytes()
         loop = asyncio.get_running_loop()
         try:
-            prepared = await loop.run_in_executor(self.executor, lambda: prepare(find(), self.load_options))
+            prepared = await loop.run_in_executor(self.executor, lambda: prepare(find(), self.load_options, self.warm_up))
         except Exception as error:
             entry.state, entry.reason = State.FAILED, _reason(error)
             self.metrics.load_failures.labels(name).inc()

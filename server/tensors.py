@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from server.class_labels import ClassLabels
-from server.errors import InvalidInput
+from server.errors import InvalidInput, WrongInputs
 
 Array = np.ndarray[Any, Any]
+
+# How TensorFlow calls the signature that a request means which names none.
+DEFAULT_SIGNATURE = "serving_default"
 
 
 # `made(Kind, (a, b))` is the NamedTuple `Kind(a, b)` at a third of the price; for what each request makes several of.
@@ -165,6 +168,8 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     batched: bool = True
     defaults: tuple[str, ...] = ()
+    # what it is for in TensorFlow's words, where a SavedModel says so: "tensorflow/serving/classify"
+    method: str = ""
     _by_name: dict[str, TensorSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
     _output_names: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
     # every dimension but the first is fixed, so requests of one signature always stack
@@ -219,7 +224,7 @@ class Signature:
         for given, tensor in inputs.items():
             spec = self._by_name.get(given)
             if spec is None:
-                raise InvalidInput(
+                raise WrongInputs(
                     f"unknown input {given!r}{did_you_mean(given, self._by_name)}; the model expects: {self._expected()}"
                 )
             if spec.name in arrays:
@@ -238,7 +243,7 @@ class Signature:
         if len(arrays) != len(self.inputs):
             missing = [s.name for s in self.inputs if s.name not in arrays and not s.optional]
             if missing:
-                raise InvalidInput(f"missing input {', '.join(map(repr, missing))}; the model expects: {self._expected()}")
+                raise WrongInputs(f"missing input {', '.join(map(repr, missing))}; the model expects: {self._expected()}")
         return Checked(arrays, rows)
 
     def _expected(self) -> str:

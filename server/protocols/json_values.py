@@ -346,9 +346,9 @@ def flat_text(tensor: Tensor, name: str, strict: bool = False) -> bytes:
     if tensor.datatype == "BYTES":
         return orjson.dumps(texts(tensor.array.ravel(), name))
     flat = np.ascontiguousarray(tensor.array.ravel())
-    text = orjson.dumps(flat, default=_listed, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(flat, default=listed, option=orjson.OPT_SERIALIZE_NUMPY)
     # what is not finite is null to it, and nothing else of numbers is
-    return text if strict or b"null" not in text else json.dumps(_listed(flat), separators=(",", ":")).encode()
+    return text if strict or b"null" not in text else json.dumps(listed(flat), separators=(",", ":")).encode()
 
 
 def dump(document: Any, arrays: Iterable[Array], strict: bool = False) -> bytes:
@@ -357,11 +357,11 @@ def dump(document: Any, arrays: Iterable[Array], strict: bool = False) -> bytes:
     NaN and infinities are bare tokens, as Triton's and TF Serving's clients expect, or null where `strict`.
     """
     if strict or all(a.dtype.kind != "f" or np.isfinite(a).all() for a in arrays):
-        return orjson.dumps(document, default=_listed, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(document, default=_listed, separators=(",", ":")).encode()
+        return orjson.dumps(document, default=listed, option=orjson.OPT_SERIALIZE_NUMPY)
+    return json.dumps(document, default=listed, separators=(",", ":")).encode()
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype in _SMALL_FLOATS:
             # through text, so that 0.1 in float32 is written 0.1 and not 0.10000000149011612
@@ -369,5 +369,5 @@ def _listed(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, np.generic):
         # a row's scalar: orjson does not know every spelling of an integer (C's long long is not its int64)
-        return _listed(np.asarray(value)) if value.dtype in _SMALL_FLOATS else value.item()
+        return listed(np.asarray(value)) if value.dtype in _SMALL_FLOATS else value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -140,13 +140,14 @@ def _bytes_fault(data: bytes, count: int) -> str:
 def _bytes_raw(name: str, array: Array) -> bytes:
     parts: list[bytes] = []
     for at, value in enumerate(array.ravel().tolist()):
-        element = _element(name, at, value) if type(value) is not bytes else value
+        element = element_bytes(name, at, value) if type(value) is not bytes else value
         parts.append(_LENGTH.pack(len(element)))
         parts.append(element)
     return b"".join(parts)
 
 
-def _element(name: str, at: int, value: object) -> bytes:
+def element_bytes(name: str, at: int, value: object) -> bytes:
+    """A BYTES output's element; None is an empty one.  RuntimeFailed where it is no text."""
     if value is None:
         return b""
     if isinstance(value, bytes):

@@ -18,6 +18,7 @@ class Status(NamedTuple):
 
 _TABLE: dict[type[errors.ServingError], Status] = {
     errors.InvalidRequest: Status(400, "INVALID_ARGUMENT"),
+    errors.FailedPrecondition: Status(400, "FAILED_PRECONDITION"),
     errors.RequestTooLarge: Status(413, "RESOURCE_EXHAUSTED"),
     errors.UnsupportedEncoding: Status(415, "INVALID_ARGUMENT"),
     errors.ModelNotFound: Status(404, "NOT_FOUND"),

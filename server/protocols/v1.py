@@ -72,6 +72,8 @@ def _decode_exactly(model: str, body: bytes, choose: Choose, strict: bool) -> tu
         )
     key, value = given[0], document[given[0]]
     named = document.get("signature_name")
+    if named == "":  # as protobuf leaves out a text that is empty
+        named = None
     columns = key == "inputs"
     values = _columns(value, choose, named) if columns else _rows(value, choose, named)
     signature = choose(list(values), named)
@@ -91,8 +93,8 @@ def _filter(names: Any) -> list[str] | None:
 
 
 def _is_row(instance: Any) -> bool:
-    """An object that names inputs; {"b64": …} is one binary value."""
-    return isinstance(instance, dict) and set(instance) != {"b64"}
+    """An object that names inputs; {"b64": "…"} is one binary value."""
+    return isinstance(instance, dict) and not (set(instance) == {"b64"} and isinstance(instance["b64"], str))
 
 
 def _rows(instances: Any, choose: Choose, named: object) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from server.errors import InvalidInput, InvalidRequest, NotSupported, ServingErr
 from server.protocols import _pb, classification
 from server.protocols.parameters import timeout_of
 from server.protocols.raw import MAX_TENSORS, checked_shape, raw_from_tensor, tensor_from_raw
+from server.protocols.varints import varint
 from server.tensors import Array, Datatype, InferRequest, InferResponse, Tensor, TensorSpec, datatype, element_count
 
 _InferRequest = _pb.message("ModelInferRequest")
@@ -108,12 +109,12 @@ def encode(response: InferResponse, classes: Mapping[str, int] | None = None) ->
     parts = [_model_fields(response.model, response.version)]
     if response.id:
         text = response.id.encode()
-        parts += _ID, _varint(len(text)), text
+        parts += _ID, varint(len(text)), text
     raws: list[bytes] = []
     for name, tensor in response.outputs.items():
         parts.append(_output_field(name, tensor.datatype, tensor.array.shape))
         raw = raw_from_tensor(name, tensor)
-        raws += _RAW, _varint(len(raw)), raw
+        raws += _RAW, varint(len(raw)), raw
     return b"".join(parts + raws)
 
 
@@ -144,18 +145,6 @@ def _output_field(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     message.outputs.add(name=name, datatype=datatype, shape=shape)
     field: bytes = message.SerializeToString()
     return field
-
-
-def _varint(value: int) -> bytes:
-    """A length as protobuf writes it."""
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def server_metadata(name: str, version: str, extensions: Sequence[str]) -> Any:

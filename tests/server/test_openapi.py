@@ -14,6 +14,7 @@ GETS = (
     "/metrics",
     "/v1/models",
     "/v1/models/{model}",
+    "/v1/models/{model}/metadata",
     "/v2",
     "/v2/health/live",
     "/v2/health/ready",
@@ -31,7 +32,9 @@ GETS = (
 )
 POSTS = (
     "/v1/models/sums:predict",
+    "/v1/models/{model}:classify",
     "/v1/models/{model}:predict",
+    "/v1/models/{model}:regress",
     "/v2/models/sums/infer",
     "/v2/models/{model}/infer",
     "/v2/models/{model}/versions/{version}/infer",

@@ -1,0 +1,147 @@
+"""TensorFlow Serving's services over gRPC, by path: `PredictionService` and `ModelService`, over every runtime.
+
+Bytes of messages in, bytes out, as in `grpc_calls`, which takes these methods among its own.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from server import classify
+from server.errors import FailedPrecondition, InvalidRequest, NotSupported, ServingError, UnknownSignature
+from server.inference import Entry, Inference
+from server.protocols import tfs, tfs_grpc
+from server.protocols.examples import from_input
+
+PROTOCOL = "tfs"
+SERVICES = (tfs_grpc.PREDICTION, tfs_grpc.MODEL)
+
+# (message, timeout in seconds from now or None, the call's record) -> the answer's bytes
+Answering = Callable[[Any, float | None, Entry], Awaitable[bytes]]
+# (bytes of a message, what comes with it) -> bytes of a message; `grpc_calls.Unary`
+Unary = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+class TfsCalls:
+    """`unary`: the methods by path.  They raise ServingError."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference, self._registry = inference, inference.registry
+        self.unary: dict[str, Unary] = {}
+        for name, inferring in {
+            "Predict": self._predict,
+            "Classify": self._classify,
+            "Regress": self._regress,
+            "MultiInference": self._multi_inference,
+        }.items():
+            self.unary[f"/{tfs_grpc.PREDICTION}/{name}"] = self._recorded(name, inferring)
+        for service, name, telling in (
+            (tfs_grpc.PREDICTION, "GetModelMetadata", self._metadata),
+            (tfs_grpc.MODEL, "GetModelStatus", self._status),
+            (tfs_grpc.MODEL, "HandleReloadConfigRequest", self._reload),
+        ):
+            self.unary[f"/{service}/{name}"] = _of_messages(tfs_grpc.METHODS[service][name][0], telling)
+
+    def _recorded(self, name: str, method: Answering) -> Unary:
+        """An inference from bytes to bytes, with one record a call."""
+        inference, path = self._inference, f"/{tfs_grpc.PREDICTION}/{name}"
+        request = tfs_grpc.METHODS[tfs_grpc.PREDICTION][name][0]
+
+        async def answer(sent: bytes, told: Any) -> bytes:
+            with inference.recorded(PROTOCOL, name, path, told.request_id) as entry:
+                entry.bytes_in = len(sent)
+                message = await inference.aside(len(sent), tfs_grpc.parse, request, sent)
+                answered = await method(message, told.timeout, entry)
+                entry.bytes_out = len(answered)
+                return answered
+
+        return answer
+
+    @contextmanager
+    def _asked(self, request: Any, entry: Entry | None = None) -> Iterator[tfs.Asked]:
+        """What the request means; what then can't be found is said in the words that clients look for."""
+        asked = tfs_grpc.asked_of(request)
+        if entry is not None:
+            entry.model = asked.model
+        try:
+            yield asked
+        except ServingError as error:
+            found = tfs.worded(error, asked, asked.model in self._registry.names())
+            raise (FailedPrecondition(str(found)) if isinstance(error, UnknownSignature) else found) from error
+
+    async def _predict(self, request: Any, timeout: float | None, entry: Entry) -> bytes:
+        inference, size = self._inference, entry.bytes_in
+        with self._asked(request, entry) as asked:
+            handle = self._registry.ready(asked.model, asked.version)
+            made = await inference.aside(size, tfs_grpc.predict_request, request, asked, inference.settings.max_body_bytes)
+            # values that repeat the last one are not on the wire, but they are work
+            made.timeout, made.nbytes = timeout, max(size, sum([t.array.nbytes for t in made.inputs.values()]))
+            job = await handle.job(made)
+            response = await handle.infer(job, "")
+            entry.ran = handle, job.rows, response.timing
+        name = tfs.name_of(job.signature, handle.runtime.signatures)
+        encoded: bytes = await inference.aside(response.nbytes, tfs_grpc.predict_response, response, name)
+        return encoded
+
+    async def _classify(self, request: Any, timeout: float | None, entry: Entry) -> bytes:
+        return await self._of_examples("ClassificationResponse", tfs.CLASSIFY, request, timeout, entry)
+
+    async def _regress(self, request: Any, timeout: float | None, entry: Entry) -> bytes:
+        return await self._of_examples("RegressionResponse", tfs.REGRESS, request, timeout, entry)
+
+    async def _of_examples(self, response: str, method: str, request: Any, timeout: float | None, entry: Entry) -> bytes:
+        with self._asked(request, entry) as asked:
+            result, spec = await self._evaluated(asked, method, await self._examples(request, entry), timeout, entry)
+        return _bytes(tfs_grpc.message(response)(result=result, model_spec=spec))
+
+    async def _multi_inference(self, request: Any, timeout: float | None, entry: Entry) -> bytes:
+        response = tfs_grpc.message("MultiInferenceResponse")()
+        tasks = tfs_grpc.tasks_of(request)
+        for at, (_, method) in enumerate(tasks):
+            if method not in classify.METHODS:
+                raise InvalidRequest(f"task {at} has the method {method!r}, expected one of: {', '.join(classify.METHODS)}")
+        examples = await self._examples(request, entry)
+        for task, (_, method) in zip(request.tasks, tasks, strict=True):
+            with self._asked(task, entry) as asked:
+                result, spec = await self._evaluated(asked, method, examples, timeout, entry)
+            field = "classification_result" if method == tfs.CLASSIFY else "regression_result"
+            response.results.add(model_spec=spec, **{field: result})
+        return _bytes(response)
+
+    async def _examples(self, request: Any, entry: Entry) -> Any:
+        return await self._inference.aside(entry.bytes_in, from_input, request.input)
+
+    async def _evaluated(
+        self, asked: tfs.Asked, method: str, examples: Any, timeout: float | None, entry: Entry
+    ) -> tuple[Any, Any]:
+        """The result message of one method, and the model_spec to go with it."""
+        handle = self._registry.ready(asked.model, asked.version)
+        given = classify.Given(examples, asked.signature or None, timeout, entry.bytes_in)
+        told, signature = await classify.METHODS[method](self._inference, handle, given, entry)
+        result = tfs_grpc.classification_result if method == tfs.CLASSIFY else tfs_grpc.regression_result
+        return result(told), tfs_grpc.model_spec(handle.name, handle.version, signature)
+
+    def _metadata(self, request: Any) -> Any:
+        with self._asked(request) as asked:
+            handle = self._registry.ready(asked.model, asked.version)
+            fields = list(request.metadata_field)
+            return tfs_grpc.metadata(handle.name, handle.version, fields, handle.runtime.signatures)
+
+    def _status(self, request: Any) -> Any:
+        with self._asked(request) as asked:
+            return tfs_grpc.model_status(classify.parts(self._registry, asked))
+
+    def _reload(self, request: Any) -> Any:
+        raise NotSupported("HandleReloadConfigRequest is not offered: this server's models are those that it was started with")
+
+
+def _of_messages(request: Any, method: Callable[[Any], Any]) -> Unary:
+    async def answer(sent: bytes, told: Any) -> bytes:
+        return _bytes(method(tfs_grpc.parse(request, sent)))
+
+    return answer
+
+
+def _bytes(message: Any) -> bytes:
+    sent: bytes = message.SerializeToString()
+    return sent
