@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
+import tensorflow as tf
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 Arrays = dict[str, np.ndarray]
@@ -198,7 +201,9 @@ def names_of(server: Any, case: Case) -> list[str] | None:
 
 def can_say(protocol: str, case: Case) -> bool:
     """Binary tensors have no way to say that a string is missing; JSON has null."""
-    return protocol in ("V2 JSON", "V1") or not any(None in a.ravel().tolist() for a in case.inputs.values() if a.dtype == object)
+    return protocol in ("V2 JSON", "V1", "TF Serving REST") or not any(
+        None in a.ravel().tolist() for a in case.inputs.values() if a.dtype == object
+    )
 
 
 def jsonable(array: np.ndarray) -> list:
@@ -252,7 +257,32 @@ def triton(module: Any, server: Any, address: str, case: Case, **output_options:
     return {n: result.as_numpy(n) for n in names}
 
 
+def tfs_rest(server: Any, case: Case) -> Arrays:
+    """The column form, as `v1` is the row form."""
+    body: dict[str, Any] = {
+        "inputs": {n: np.array(jsonable(a), object).reshape(a.shape).tolist() for n, a in case.inputs.items()}
+    }
+    if case.asked:
+        body["output_filter"] = list(case.asked)
+    answer = httpx.post(f"{server.http}/v1/models/{server.name}:predict", json=body)
+    assert answer.status_code == 200, answer.text
+    want, outputs = list(case.want()), answer.json()["outputs"]
+    return {want[0]: np.array(outputs)} if len(want) == 1 else {n: np.array(v) for n, v in outputs.items()}
+
+
+def tfs_grpc(server: Any, case: Case) -> Arrays:
+    request = predict_pb2.PredictRequest(model_spec={"name": server.name}, output_filter=case.asked or ())
+    for name, array in case.inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+    with grpc.insecure_channel(server.grpc) as channel:
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    return {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
+
+
 PROTOCOLS = {
+    "TF Serving REST": tfs_rest,
+    "TF Serving gRPC": tfs_grpc,
+    "TF Serving gRPC, grpcio's engine": tfs_grpc,
     "V2 JSON": v2_json,
     "V1": v1,
     "V2 binary, tritonclient.http": lambda server, case: triton(triton_http, server, server.http.removeprefix("http://"), case),
