@@ -36,6 +36,14 @@ class GrpcUser(users.GrpcUser):
     pass
 
 
+class TfsUser(users.HttpUser):
+    protocol = "tfs"
+
+
+class TfsGrpcUser(users.GrpcUser):
+    protocol = "tfs-grpc"
+
+
 class Shape(LoadTestShape):
     use_common_options = True
 
@@ -74,6 +82,10 @@ def _prepare(environment, **_) -> None:
     pool = payloads.pool(signature, POOL, options.rows, options.seed)
     lower = {name.lower(): value for name, value in headers.items()}
     kept = [one for one in environment.user_classes if issubclass(one, users.HttpUser) or options.grpc_host]
+    others = [one for one in kept if not one.protocol.startswith("tfs")]
+    if others and len(others) < len(kept) and not payloads.speaks_tfs(options.host + options.prefix, options.model, headers):
+        log.warning("the service does not speak TensorFlow Serving, so no user does")
+        kept = others
     for one in kept:
         one.signature, one.more = signature, headers
         if issubclass(one, users.HttpUser):
@@ -82,7 +94,7 @@ def _prepare(environment, **_) -> None:
         else:
             one.address, one.authority = options.grpc_host, lower.get("host", "")
             one.more = {name: value for name, value in lower.items() if name != "host"}
-            one.requests = [users.message(signature, arrays) for arrays in pool]
+            one.requests = [users.MESSAGES[one.protocol](signature, arrays) for arrays in pool]
     environment.user_classes = kept
 
 

@@ -1,4 +1,4 @@
-"""Requests made from what a model says of its inputs: the same ones for every run, by a seed.  Pure, but for `ask_signature`.
+"""Requests made from what a model says of its inputs: the same ones for every run, by a seed.  Pure, but for what asks.
 
     signature = read_signature(metadata, example)
     body, headers = v2_json(signature, rows(signature, count=1, seed=7))
@@ -64,6 +64,16 @@ def ask_signature(url: str, model: str, headers: Mapping[str, str], example: str
         return read_signature(metadata, json.loads(Path(example).read_text()) if example else None)
     except (OSError, ValueError, KeyError) as error:
         raise Unusable(f"{address} does not say what the model takes: {error}") from None
+
+
+def speaks_tfs(url: str, model: str, headers: Mapping[str, str]) -> bool:
+    """Whether the service has TensorFlow Serving's metadata of the model, which other servers of V1 have not."""
+    address = f"{url.rstrip('/')}/v1/models/{model}/metadata"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=dict(headers)), timeout=ASK_SECONDS) as answer:
+            return "metadata" in json.loads(answer.read())
+    except (OSError, ValueError):
+        return False
 
 
 def read_signature(metadata: Mapping[str, Any], example: Mapping[str, Any] | None = None) -> Signature:
@@ -143,12 +153,50 @@ def raw(array: np.ndarray) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-BODIES = {"v1": v1_json, "v2": v2_json, "v2-binary": v2_binary}
-"""The HTTP protocols by name; gRPC's message is `users.py`'s, because it takes generated code."""
+def tfs_json(signature: Signature, arrays: Mapping[str, np.ndarray]) -> tuple[bytes, Headers]:
+    """TensorFlow Serving's column format: each input whole."""
+    return json.dumps({"inputs": {name: array.tolist() for name, array in arrays.items()}}).encode(), {
+        "Content-Type": "application/json"
+    }
+
+
+BODIES = {"v1": v1_json, "v2": v2_json, "v2-binary": v2_binary, "tfs": tfs_json}
+"""The HTTP protocols by name; V2's gRPC message is `users.py`'s, because it takes generated code."""
 
 
 def path(protocol: str, model: str) -> str:
-    return f"/v1/models/{model}:predict" if protocol == "v1" else f"/v2/models/{model}/infer"
+    return f"/v1/models/{model}:predict" if protocol in ("v1", "tfs") else f"/v2/models/{model}/infer"
+
+
+TENSORFLOW = {"FP32": 1, "FP64": 2, "INT32": 3, "UINT8": 4, "INT16": 5, "INT8": 6, "BYTES": 7, "INT64": 9, "BOOL": 10}
+TENSORFLOW |= {"UINT16": 17, "FP16": 19, "UINT32": 22, "UINT64": 23}
+"""TensorFlow's numbers of the datatypes."""
+
+
+def tfs_message(signature: Signature, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A tensorflow.serving.PredictRequest, written by hand: its generated code comes with TensorFlow, which is 600 MB."""
+    inputs = [
+        _field(2, _field(1, one.name.encode()) + _field(2, _tensor(one.datatype, arrays[one.name]))) for one in signature.inputs
+    ]
+    return _field(1, _field(1, signature.model.encode())) + b"".join(inputs)
+
+
+def _tensor(datatype: str, array: np.ndarray) -> bytes:
+    shape = b"".join(_field(2, b"\x08" + _varint(size)) for size in array.shape)
+    head = b"\x08" + _varint(TENSORFLOW[datatype]) + _field(2, shape)
+    if array.dtype != object:
+        return head + _field(4, np.ascontiguousarray(array).tobytes())
+    return head + b"".join(_field(8, str(value).encode()) for value in array.ravel())
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of protobuf's with its length before it."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes((low | 0x80,)) + _varint(rest) if rest else bytes((low,))
 
 
 def pool(signature: Signature, count: int, batch: int, seed: int) -> Sequence[dict[str, np.ndarray]]:

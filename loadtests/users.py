@@ -15,7 +15,10 @@ from loadtests.payloads import Signature
 
 grpc.experimental.gevent.init_gevent()
 ANSWER_SECONDS = 60.0
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
+METHODS = {
+    "grpc": "/inference.GRPCInferenceService/ModelInfer",
+    "tfs-grpc": "/tensorflow.serving.PredictionService/Predict",
+}
 
 
 class HttpUser(FastHttpUser):
@@ -46,9 +49,10 @@ class HttpUser(FastHttpUser):
 
 
 class GrpcUser(User):
-    """Unary calls over one channel for each user."""
+    """Unary calls over one channel for each user; `protocol` is one of `METHODS`.  The answers' bytes are not looked into."""
 
     abstract = True
+    protocol = "grpc"
     wait_time = constant(0)
     address = ""
     """host:port"""
@@ -61,7 +65,7 @@ class GrpcUser(User):
         self._next = itertools.cycle(self.requests)
         options = [("grpc.default_authority", self.authority)] if self.authority else []
         self._channel = grpc.insecure_channel(self.address, options)
-        self._call = self._channel.unary_unary(METHOD, None, service_pb2.ModelInferResponse.FromString)
+        self._call = self._channel.unary_unary(METHODS[self.protocol])
 
     def on_stop(self) -> None:
         self._channel.close()
@@ -70,13 +74,12 @@ class GrpcUser(User):
     def predict(self) -> None:
         began, error, size = time.perf_counter(), None, 0
         try:
-            answer = self._call(next(self._next), timeout=ANSWER_SECONDS, metadata=tuple(self.more.items()))
-            size = answer.ByteSize()
+            size = len(self._call(next(self._next), timeout=ANSWER_SECONDS, metadata=tuple(self.more.items())))
         except grpc.RpcError as found:
             error = RuntimeError(f"{found.code().name}: {found.details()[:200]}")
         milliseconds = (time.perf_counter() - began) * 1e3
         self.environment.events.request.fire(
-            request_type="gRPC", name="grpc", response_time=milliseconds, response_length=size, exception=error, context={}
+            request_type="gRPC", name=self.protocol, response_time=milliseconds, response_length=size, exception=error, context={}
         )
 
 
@@ -88,3 +91,7 @@ def message(signature: Signature, arrays: Mapping[str, np.ndarray]) -> bytes:
         made.inputs.add(name=one.name, datatype=one.datatype, shape=array.shape)
         made.raw_input_contents.append(payloads.raw(array))
     return made.SerializeToString()
+
+
+MESSAGES = {"grpc": message, "tfs-grpc": payloads.tfs_message}
+"""What makes the message of each gRPC protocol."""

@@ -25,6 +25,8 @@ class Protocol(StrEnum):
     v2 = "v2"
     v2_binary = "v2-binary"
     grpc = "grpc"
+    tfs = "tfs"
+    tfs_grpc = "tfs-grpc"
 
 
 class Shape(StrEnum):
@@ -34,7 +36,14 @@ class Shape(StrEnum):
     soak = "soak"
 
 
-USERS = {Protocol.v1: "V1User", Protocol.v2: "V2User", Protocol.v2_binary: "V2BinaryUser", Protocol.grpc: "GrpcUser"}
+USERS = {
+    Protocol.v1: "V1User",
+    Protocol.v2: "V2User",
+    Protocol.v2_binary: "V2BinaryUser",
+    Protocol.grpc: "GrpcUser",
+    Protocol.tfs: "TfsUser",
+    Protocol.tfs_grpc: "TfsGrpcUser",
+}
 
 
 def loadtest(
@@ -102,9 +111,9 @@ def _by_users(ends: Endpoints, name: str, users: int, duration: float, protocols
 
 def _at_rate(ends: Endpoints, name: str, rate: float, duration: float, protocols: list[Protocol]) -> list[str]:
     protocol, *more = protocols or [Protocol.v2]
-    if more or protocol is Protocol.grpc:
+    if more or protocol in (Protocol.grpc, Protocol.tfs_grpc):
         raise typer.BadParameter(
-            "at a rate one of v1, v2, v2-binary; gRPC is asked by users, without --rate", param_hint="--protocol"
+            "at a rate one of v1, v2, v2-binary, tfs; gRPC is asked by users, without --rate", param_hint="--protocol"
         )
     return ["-m", "loadtests.rate", ends.url, name, "--rate", str(rate), "--seconds", str(duration), "--protocol", protocol]
 

@@ -6,6 +6,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -77,6 +78,8 @@ def test_the_same_seed_makes_the_same_requests_and_open_axes_have_a_length():
 
 @pytest.mark.parametrize("model", ["iris.skops", "houses.skops", "reviews.skops", "mlp.onnx", "strings.onnx", "zipmap.onnx"])
 def test_every_model_takes_what_is_made_for_it_over_every_protocol(model):
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
     from tritonclient.grpc import InferenceServerClient, service_pb2
 
     with running(EXAMPLES / model) as server:
@@ -95,6 +98,13 @@ def test_every_model_takes_what_is_made_for_it_over_every_protocol(model):
                 request.inputs.add(name=one.name, datatype=one.datatype, shape=arrays[one.name].shape)
                 request.raw_input_contents.append(payloads.raw(arrays[one.name]))
             assert InferenceServerClient(server.grpc)._client_stub.ModelInfer(request).outputs
+            with grpc.insecure_channel(server.grpc) as channel:
+                predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+                sent = predict_pb2.PredictRequest.FromString(payloads.tfs_message(signature, arrays))
+                assert {name: tf.make_ndarray(value).dtype for name, value in sent.inputs.items()} == {
+                    name: array.dtype for name, array in arrays.items()
+                }
+                assert predict(sent).outputs
 
 
 def test_a_page_holds_the_figures_the_verdict_and_drawings_that_are_whole():
@@ -135,13 +145,19 @@ def test_users_of_every_protocol_run_and_end_with_their_verdict(iris, tmp_path, 
     page = tmp_path / "page.html"
     file = Path(ROOT) / "loadtests" / "locustfile.py"
     done = run(
-        "locust", "-f", file, "--headless", "-u", 4, "-t", "2s", "--only-summary", "--host", iris.http, "--model", iris.name,
+        "locust", "-f", file, "--headless", "-u", 6, "-t", "2s", "--only-summary", "--host", iris.http, "--model", iris.name,
         "--grpc-host", iris.grpc, "--html", page, *limits,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
-    for protocol in ("grpc", "v1", "v2", "v2-binary"):
+    for protocol in ("grpc", "tfs", "tfs-grpc", "v1", "v2", "v2-binary"):
         assert f" {protocol} " in done.stdout + done.stderr
     assert page.exists()
+
+
+def test_only_a_service_of_tensorflow_serving_is_asked_as_one(iris):
+    assert payloads.speaks_tfs(iris.http, iris.name, {})
+    assert not payloads.speaks_tfs(f"{iris.http}/elsewhere", iris.name, {})
+    assert not payloads.speaks_tfs("http://127.0.0.1:1", iris.name, {})
 
 
 def test_a_comparison_is_a_line_for_each_server_and_rate_and_a_picture(iris, tmp_path):
