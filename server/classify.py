@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from server.batcher import aside
 from server.inference import Entry, Inference
 from server.models import ModelHandle, Registry
 from server.protocols import tfs
@@ -66,7 +67,7 @@ def _signature(handle: ModelHandle, given: Given) -> Signature:
 async def _infer(
     inference: Inference, handle: ModelHandle, given: Given, outputs: list[str], entry: Entry
 ) -> tuple[dict[str, Array], Signature]:
-    inputs = await inference.aside(given.nbytes, inputs_of, given.examples, handle.signature_for, given.signature_name)
+    inputs = await aside(inference.executor, given.nbytes, inputs_of, given.examples, handle.signature_for, given.signature_name)
     request = InferRequest(handle.name, inputs, outputs=outputs, timeout=given.timeout, nbytes=given.nbytes)
     if given.signature_name is not None:
         request.parameters["signature_name"] = given.signature_name

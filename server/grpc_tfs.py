@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from server import classify
+from server.batcher import aside
 from server.errors import FailedPrecondition, InvalidRequest, NotSupported, ServingError, UnknownSignature
 from server.inference import Entry, Inference
 from server.protocols import tfs, tfs_grpc
@@ -50,7 +51,7 @@ class TfsCalls:
         async def answer(sent: bytes, told: Any) -> bytes:
             with inference.recorded(PROTOCOL, name, path, told.request_id) as entry:
                 entry.bytes_in = len(sent)
-                message = await inference.aside(len(sent), tfs_grpc.parse, request, sent)
+                message = await aside(inference.executor, len(sent), tfs_grpc.parse, request, sent)
                 answered = await method(message, told.timeout, entry)
                 entry.bytes_out = len(answered)
                 return answered
@@ -73,14 +74,16 @@ class TfsCalls:
         inference, size = self._inference, entry.bytes_in
         with self._asked(request, entry) as asked:
             handle = self._registry.ready(asked.model, asked.version)
-            made = await inference.aside(size, tfs_grpc.predict_request, request, asked, inference.settings.max_body_bytes)
+            made = await aside(
+                inference.executor, size, tfs_grpc.predict_request, request, asked, inference.settings.max_body_bytes
+            )
             # values that repeat the last one are not on the wire, but they are work
             made.timeout, made.nbytes = timeout, max(size, sum([t.array.nbytes for t in made.inputs.values()]))
             job = await handle.job(made)
             response = await handle.infer(job, "")
             entry.ran = handle, job.rows, response.timing
         name = tfs.name_of(job.signature, handle.runtime.signatures)
-        encoded: bytes = await inference.aside(response.nbytes, tfs_grpc.predict_response, response, name)
+        encoded: bytes = await aside(inference.executor, response.nbytes, tfs_grpc.predict_response, response, name)
         return encoded
 
     async def _classify(self, request: Any, timeout: float | None, entry: Entry) -> bytes:
@@ -109,7 +112,7 @@ class TfsCalls:
         return _bytes(response)
 
     async def _examples(self, request: Any, entry: Entry) -> Any:
-        return await self._inference.aside(entry.bytes_in, from_input, request.input)
+        return await aside(self._inference.executor, entry.bytes_in, from_input, request.input)
 
     async def _evaluated(
         self, asked: tfs.Asked, method: str, examples: Any, timeout: float | None, entry: Entry

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from server import classify, docs
+from server.batcher import aside
 from server.errors import ServingError
 from server.inference import Asked, Inference
 from server.models import State
@@ -95,15 +96,20 @@ def _add_method(api: FastAPI, inference: Inference, read: Read, path: str, metho
                 body = await read(request)
                 entry.bytes_in = len(body)
                 if head.encoding:
-                    body = await inference.aside(
-                        len(body) * encoding.MOST_EXPANSION, encoding.decompress, body, head.encoding, settings.max_body_bytes
+                    body = await aside(
+                        inference.executor,
+                        len(body) * encoding.MOST_EXPANSION,
+                        encoding.decompress,
+                        body,
+                        head.encoding,
+                        settings.max_body_bytes,
                     )
-                sent = await inference.aside(len(body), tfs_rest.rows, body)
+                sent = await aside(inference.executor, len(body), tfs_rest.rows, body)
                 given = classify.Given(sent.examples, sent.signature_name, head.timeout, len(body))
                 found = await classify.METHODS[method](inference, handle, given, entry)
             except ServingError as error:
                 raise _worded(inference, asked, error) from error
-            text = await inference.aside(len(body), told, found.told, settings.strict_json)
+            text = await aside(inference.executor, len(body), told, found.told, settings.strict_json)
             entry.bytes_out = len(text)
             return Response(text, media_type="application/json", headers={"x-request-id": entry.request_id})
 

@@ -40,6 +40,11 @@ class Part(NamedTuple):
     state: str
     reason: str
 
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be loaded; a reason without that is no more than news."""
+        return self.state == "FAILED"
+
 
 def number_of(version: str) -> int:
     """A version as the number that TensorFlow Serving's are; 0 for a model without versions."""

@@ -16,6 +16,8 @@ from server.tensors import Array, InferRequest, InferResponse, Signature, Tensor
 PACKAGE = "tensorflow.serving"
 PREDICTION, MODEL = f"{PACKAGE}.PredictionService", f"{PACKAGE}.ModelService"
 METHODS = {service: _pb.methods(service) for service in (PREDICTION, MODEL)}
+# google.rpc.Code, of a version that could not be loaded
+_UNKNOWN = 2
 _ANY = "type.googleapis.com/"
 # PredictResponse.outputs and .model_spec, a map entry's key and value: field number and "bytes with a length"
 _OUTPUTS, _SPEC, _KEY, _VALUE = b"\x0a", b"\x12", b"\x0a", b"\x12"
@@ -96,15 +98,10 @@ def regression_result(values: Array) -> Any:
 def model_status(parts: Iterable[Part]) -> Any:
     response = message("GetModelStatusResponse")()
     for part in parts:
-        status = {"error_code": error_code(part), "error_message": part.reason}
+        status = {"error_code": _UNKNOWN if part.failed else 0, "error_message": part.reason}
         state = STATES.get(part.state, "UNKNOWN")
         response.model_version_status.add(version=number_of(part.version), state=state, status=status)
     return response
-
-
-def error_code(part: Part) -> int:
-    """A code of gRPC: OK, or UNKNOWN where the version could not be loaded."""
-    return 2 if part.reason else 0
 
 
 def metadata(model: str, version: str, fields: Sequence[str], signatures: Sequence[Signature]) -> Any:

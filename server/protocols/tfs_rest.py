@@ -50,7 +50,7 @@ def status(name: str, is_ready: bool, parts: Iterable[Part]) -> dict[str, Any]:
             {
                 "version": str(number_of(part.version)),
                 "state": STATES.get(part.state, "UNKNOWN"),
-                "status": {"error_code": "UNKNOWN" if part.reason else "OK", "error_message": part.reason},
+                "status": {"error_code": "UNKNOWN" if part.failed else "OK", "error_message": part.reason},
             }
             for part in parts
         ],

@@ -120,7 +120,7 @@ def encode(response: InferResponse, classes: Mapping[str, int] | None = None) ->
 
 def streamed(encoded: bytes) -> bytes:
     """A ModelStreamInferResponse with an encoded answer, marked as the only one of its request."""
-    return b"".join((_ANSWER, _varint(len(encoded) + len(_FINAL)), encoded, _FINAL))
+    return b"".join((_ANSWER, varint(len(encoded) + len(_FINAL)), encoded, _FINAL))
 
 
 def streamed_error(text: str, sent: bytes) -> bytes:
