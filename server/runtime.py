@@ -14,6 +14,7 @@ from typing import Any
 
 from server.class_labels import FILE, ClassLabels, class_labels_of
 from server.errors import ModelLoadError
+from server.settings import memory_budget
 from server.tensors import Array, Signature, synthetic
 
 
@@ -98,6 +99,7 @@ def load_runtime(found: ModelFile, options: LoadOptions) -> Runtime:
     known = {e.name: e for e in entry_points(group="serveplane.runtimes")}
     if found.runtime not in known:
         raise ModelLoadError(f"there is no runtime {found.runtime!r}", f"choose one of: {', '.join(sorted(known))}")
+    _check_memory(found.path)
     try:
         load: Callable[[ModelFile, LoadOptions], Runtime] = known[found.runtime].load()
     except ModuleNotFoundError as error:
@@ -115,3 +117,16 @@ def load_runtime(found: ModelFile, options: LoadOptions) -> Runtime:
         raise ModelLoadError(
             f"{found.path} needs the Python package {error.name!r}, which is not installed", f"run: pip install {error.name}"
         ) from error
+
+
+def _check_memory(path: Path) -> None:
+    """ModelLoadError where a model's files alone are more than the process may use: it would be killed while it loads."""
+    budget = memory_budget()
+    if budget is None or not path.exists():
+        return
+    size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    if size > budget:
+        raise ModelLoadError(
+            f"{path} is {size / 1e9:.1f} GB, and this process may use {budget / 1e9:.1f} GB of memory",
+            "give it more memory than that, or serve a smaller model",
+        )

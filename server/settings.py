@@ -6,6 +6,7 @@ setting is a type error there and not a broken process.
 
 import argparse
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -190,3 +191,13 @@ def cpu_budget() -> int:
     except (OSError, ValueError):
         pass
     return max(1, cores)
+
+
+def memory_budget() -> int | None:
+    """Bytes of memory this process may use: the smaller of its cgroup's limit and its own; None where neither is set."""
+    limits = [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
+    try:
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(limits, default=None)
