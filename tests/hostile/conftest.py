@@ -1,5 +1,6 @@
 """Fixtures for tests of bad input; nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,8 +46,10 @@ def catalogue_servers(serve, words):
         "Lossy": f"{HERE}/models/table.py:Table",
         "Words": words,
     }
-    with ExitStack() as stack:
-        yield {n: stack.enter_context(serve(m, *flags, f"--model_name={n.lower()}")) for n, m in models.items()}
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        # at once: most of their time is importing
+        started = {n: pool.submit(stack.enter_context, serve(m, *flags, f"--model_name={n.lower()}")) for n, m in models.items()}
+        yield {n: one.result() for n, one in started.items()}
 
 
 @pytest.fixture(scope="session", params=LANES)
