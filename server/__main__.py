@@ -10,8 +10,12 @@ from server.settings import cpu_budget, from_flags
 def main() -> int:
     mend_standard_streams()
     settings = from_flags(sys.argv[1:])
-    if not settings.model_dir:
-        print("serve: no model given: --model_dir says which (a file, a folder, or a file:// URI)", file=sys.stderr)
+    if bool(settings.model_dir) is bool(settings.model_config_file):
+        found = "two sources of models" if settings.model_dir else "no model"
+        print(
+            f"serve: {found} given: --model_dir says which (a file, a folder, or a file:// URI), or --model_config_file",
+            file=sys.stderr,
+        )
         return 2
     # the libraries below read these once, when they are first imported
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -21,9 +21,17 @@ def _reachable(host: str) -> str:
 
 
 def facts(
-    settings: Settings, handle: "ModelHandle", http_port: int, grpc_port: int, curl: "Callable[[ModelHandle, str], str]"
+    settings: Settings,
+    handle: "ModelHandle",
+    http_port: int,
+    grpc_port: int,
+    curl: "Callable[[ModelHandle, str], str]",
+    models: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """What a program is told; `curl` makes a request to paste, and is null for a model that declares no inputs."""
+    """What a program is told: of one model that is ready, and of all `models` how they are.
+
+    `curl` makes a request to paste, and is null for a model that declares no inputs.
+    """
     host, signature = _reachable(settings.host), handle.signature
     address = f"http://{host}:{http_port}{settings.root_path}"
     return {
@@ -38,6 +46,7 @@ def facts(
         "default_outputs": list(signature.defaults),
         "curl": curl(handle, address) if signature.inputs else None,
         "warnings": list(handle.runtime.warnings),
+        "models": models,
     }
 
 
@@ -48,7 +57,7 @@ def ready_line(told: dict[str, Any]) -> bytes:
 def page(told: dict[str, Any], workers: int = 1) -> bytes:
     """The same for a person: what goes in, what comes out, and a request to paste."""
     by = f", {workers} workers" if workers > 1 else ""
-    lines = ["", f"  {told['name']} is ready ({told['platform']}{by})", ""]
+    lines = ["", f"  {told['name']} is ready ({told['platform']}{by})", "", *_models(told["models"])]
     lines += _table("inputs", told["inputs"]) + _table("outputs", told["outputs"], told["default_outputs"])
     lines += [f"  HTTP     {told['http']}" + (f"   with a page for browsers; docs {told['docs']}" if told["docs"] else "")]
     lines += [f"  gRPC     {told['grpc']}"] if told["grpc"] else []
@@ -57,6 +66,20 @@ def page(told: dict[str, Any], workers: int = 1) -> bytes:
     else:
         lines += ["", "  The class declares no `inputs`, so there is no request to show; it takes tensors of any name."]
     return "\n".join([*lines, "", "  Ctrl-C stops it.", "", ""]).encode()
+
+
+def _models(models: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each model where there are several, or versions, and for each that is not ready why."""
+    lines: list[str] = []
+    for model in models:
+        ready = [v["version"] for v in model["versions"] if v["state"] == "READY"]
+        labels = [f"{label}={version}" for label, version in model["labels"].items()]
+        numbers = "  ".join(filter(None, [", ".join(filter(None, ready)), *labels]))
+        lines.append(f"  {'' if lines else 'models':8} {model['name']}  {numbers or ('ready' if ready else 'not ready')}")
+        failed = [v for v in model["versions"] if v["reason"]]
+        lines += [f"  {'':8}   {v['version'] or model['name']}: {v['reason']}" for v in failed]
+    alone = len(models) == 1 and [v["version"] for v in models[0]["versions"]] == [""]
+    return [] if alone else [*lines, ""]
 
 
 def _table(title: str, specs: Sequence[dict[str, Any]], defaults: Sequence[str] = ()) -> list[str]:

@@ -3,21 +3,21 @@
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import uvicorn
 import uvloop
 
-from server import announce, storage, warmup
+from server import announce, warmup
 from server.errors import ModelLoadError
 from server.example import curl
+from server.folders import listing
 from server.grpc_calls import GrpcCalls
 from server.grpc_fast import FastGrpcEdge
 from server.http_api import Edge
@@ -25,11 +25,14 @@ from server.http_fast import FastProtocol, Heads, TracedProtocol
 from server.http_protocol import HttpProtocol
 from server.inference import Inference
 from server.life import VERSION, Life
+from server.loading import BatchOptions, Loader
 from server.log import Sink, configure_logging, fail, log
-from server.models import BatchOptions, Loader, Registry, State, Version
-from server.runtime import LoadOptions, Runtime, find_model
+from server.models import Registry, Version
+from server.repository import Repository
+from server.runtime import LoadOptions
 from server.settings import Settings, cpu_budget
 from server.sockets import listen
+from server.sources import Sources, model_name, sources_of
 from server.telemetry import AccessLog, Metrics
 
 if TYPE_CHECKING:
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
 # Waiting threads cost nothing; too few would let one model's slow batch hold up another's.
 THREADS = 16
 
-# What a model may take to end, after the last request has been answered.
-CLOSE_SECONDS = 5.0
 # What sending the last spans may take.
 SPANS_SECONDS = 2.0
 
@@ -67,7 +68,10 @@ class Predictor:
         self.tracing = None if settings.trace_sample is None else tracing(settings.trace_sample, self.access_log)
         seen_by = self.tracing or self.access_log
         self.inference = Inference(self.registry, settings, self.metrics, seen_by, self.executor)
-        self.edge = Edge(self.inference, self.life)
+        control = settings.enable_model_control
+        # a worker can't tell the others
+        self.repository = Repository(self._loader(), self.registry, control=control, alone=not settings.metrics_dir)
+        self.edge = Edge(self.inference, self.life, self.repository)
         fast = FastProtocol if self.tracing is None else TracedProtocol
         protocol = partial(fast, self.inference, self.life, Heads()) if settings.http_fast else partial(HttpProtocol, settings)
         config = uvicorn.Config(
@@ -84,11 +88,13 @@ class Predictor:
             timeout_graceful_shutdown=max(1, round(settings.grace)),
         )
         self.http = HttpServer(config)
-        self.calls = GrpcCalls(self.inference, self.life)
+        self.calls = GrpcCalls(self.inference, self.life, self.repository)
         self.grpc = grpc_edge(settings, self.calls) if settings.enable_grpc else None
         self._ports = 0, 0
         # the HTTP server's task, once it listens
         self._serving: list[asyncio.Task[None]] = []
+        # what goes on beside the requests
+        self._tasks: set[asyncio.Task[object]] = set()
         configure_logging(json, self.sink, sys.stderr.isatty())
 
     async def run(self) -> int:
@@ -105,22 +111,21 @@ class Predictor:
             if not loading.done():
                 loading.cancel()
                 return 0
-            version = loading.result()
-            if version.state is not State.READY:
-                self.sink.flush()
-                return fail(version.reason)
-            assert version.handle is not None
+            loading.result()
             if settings.listen_when_ready:
                 await self._listen()
             try:
-                announce.ready(out, settings.output, announce.facts(settings, version.handle, *self._ports, curl))
+                # nobody holds on to a handle: it would be one version that can't go
+                told = announce.facts(settings, self.registry.any_ready(), *self._ports, curl, self.life.models())
+                announce.ready(out, settings.output, told)
             except OSError as error:
                 return fail(f"can't say on stdout that the model is ready: {error.strerror}")
             await stop.wait()
             watching.cancel()
             await self._drain(stop)
-            await self._close(version.handle.runtime)
+            await self.repository.close()
         except ModelLoadError as error:
+            self.sink.flush()
             return fail(str(error))
         finally:
             self.http.should_exit = True
@@ -147,7 +152,7 @@ class Predictor:
         self._ports = listener.getsockname()[1], grpc_port
         self._serving.append(asyncio.create_task(self.http.serve([listener])))
 
-    async def _load(self) -> Version:
+    def _loader(self) -> Loader:
         settings = self.settings
         options = LoadOptions(
             threads=settings.threads or cpu_budget(),
@@ -156,12 +161,28 @@ class Predictor:
             extra=settings.runtime_options,
         )
         batches = BatchOptions(settings.max_batch_size, settings.max_queue, settings.concurrency, settings.timeout)
-        loader = Loader(self.registry, self.metrics, self.executor, options, batches, warmup.replay)
-        name = settings.model_name or model_name(settings.model_dir)
-        limits = settings.max_model_bytes, settings.max_model_seconds
-        return await loader.load(
-            name, "", lambda: find_model(storage.fetch(settings.model_dir, None, *limits), settings.runtime or None)
-        )
+        return Loader(self.registry, self.metrics, self.executor, options, batches, warmup.replay)
+
+    async def _load(self) -> None:
+        """The first load.  ModelLoadError says why there is no model that answers."""
+        settings, repository = self.settings, self.repository
+        file = listing(Path(settings.model_config_file)) if settings.model_config_file else None
+        if file is not None:
+            reload = partial(self._begin, partial(repository.reload, Path(file.path)))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        else:
+            # where it takes a while to bring the model here, somebody may ask for it
+            self.registry.put(Version(settings.model_name or model_name(settings.model_dir), ""))
+        sources: Sources = await asyncio.get_running_loop().run_in_executor(self.executor, sources_of, settings)
+        await repository.start(sources)
+        if settings.poll_interval and sources.may_change:
+            self._begin(partial(repository.watch, settings.poll_interval, file))
+        self.registry.any_ready()
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _drain(self, stop: "Stop") -> None:
         """Not ready at once; then no new connections; then nothing left to do.  A second signal ends the process."""
@@ -176,13 +197,6 @@ class Predictor:
         if self.grpc:
             self.calls.end_streams()
             await self.grpc.stop(rest)
-
-    async def _close(self, runtime: Runtime) -> None:
-        """Let the model give back what it holds, for a while; its exceptions are logged and change nothing."""
-        try:
-            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.executor, runtime.close), CLOSE_SECONDS)
-        except Exception:
-            log.exception("closing the model failed")
 
     async def _send_spans(self, tracing: "Tracing") -> None:
         """Those that have not gone yet, for a while: a collector that is not there is no reason to stay."""
@@ -259,23 +273,6 @@ def grpc_edge(settings: Settings, calls: GrpcCalls) -> CallEdge:
     from server.grpc_api import GrpcEdge
 
     return GrpcEdge(calls)
-
-
-def model_name(uri: str) -> str:
-    """A name for the URL from a model's path: "examples/iris.skops" is "iris"; a file called "model" has its folder's."""
-    uri = re.sub("#sha256=[0-9A-Fa-f]{64}$", "", uri)
-    if uri.startswith(("http://", "https://")):
-        # not what says who may read it, which is before the path or behind it
-        uri = re.sub("^https?://[^/?#]*|[?#].*", "", uri)
-        if not uri.strip("/"):
-            return "model"
-    uri = uri.removeprefix("file://").rstrip("/")
-    path = Path(uri.rpartition(":")[0] if ".py:" in uri else uri)
-    stem = path.name.split(".")[0]
-    if stem in ("model", "saved_model", "") or stem.isdecimal():
-        stem = path.resolve().parent.name
-    cleaned = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip("-_.")
-    return cleaned or "model"
 
 
 def main(settings: Settings) -> NoReturn:

@@ -11,11 +11,11 @@ from typing import Any
 
 from server import storage
 from server.announce import own_stdout
-from server.app import model_name
 from server.errors import ModelLoadError
-from server.models import depends_on_neighbours, resident_bytes
+from server.loading import depends_on_neighbours, resident_bytes
 from server.runtime import LoadOptions, Runtime, find_model, load_runtime
 from server.settings import Settings, cpu_budget, from_flags
+from server.sources import model_name
 from server.storage.addresses import shown
 
 ROWS = (1, 8, 64)

@@ -95,6 +95,22 @@ EXAMPLES_BODY = _body(_EXAMPLES_SCHEMA)
 INDEX_BODY = _body({"type": "object", "properties": {"ready": {"type": "boolean"}}}, required=False)
 
 
+LOAD_BODY = _body({"type": "object", "properties": {"parameters": {"type": "object"}}}, required=False)
+CONTROL_ERRORS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Done; the body is empty"},
+    **dict.fromkeys((400, 403, 404, 413, 501, 504), _ERROR),
+}
+
+
+def parameters(body: bytes) -> dict[str, Any]:
+    """The parameters of a request whose body may be empty; InvalidRequest where they are no object."""
+    asked = loads(body) if body.strip() else {}
+    found = asked.get("parameters", {}) if isinstance(asked, dict) else None
+    if not isinstance(found, dict):
+        raise InvalidRequest('expected {"parameters": {…}}, or nothing')
+    return found
+
+
 def dumps(document: object) -> bytes:
     return orjson.dumps(document)
 

@@ -13,6 +13,7 @@
     ├── Overloaded              the queue is full; worth a retry later
     ├── DeadlineExceeded
     ├── RequestCancelled        the caller has gone
+    ├── NotAllowed              what the operator has to allow first
     ├── NotSupported            a feature that is off or not built
     ├── ResourceExhausted       the model ran out of memory
     └── RuntimeFailed           the model raised, or returned something that does not fit
@@ -91,6 +92,10 @@ class DeadlineExceeded(ServingError):
 
 
 class RequestCancelled(ServingError):
+    pass
+
+
+class NotAllowed(ServingError):
     pass
 
 

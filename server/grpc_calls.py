@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from server import grpc_stream, grpc_tfs, grpc_triton
+from server import grpc_repository, grpc_stream, grpc_tfs, grpc_triton
 from server.errors import InvalidRequest, ModelNotFound, ServingError
 from server.grpc_stream import Streams
 from server.inference import Inference, error_text
@@ -18,6 +18,7 @@ from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.models import State, facts
 from server.protocols import _pb, v2_grpc
 from server.protocols.status import status_of
+from server.repository import Repository
 
 HEALTH = "grpc.health.v1.Health"
 # v1 and v1alpha are the same messages under two names
@@ -60,7 +61,8 @@ class Streaming(NamedTuple):
 class GrpcCalls:
     """`unary` and `streaming`: the methods by path.  They raise ServingError."""
 
-    def __init__(self, inference: Inference, life: Life) -> None:
+    def __init__(self, inference: Inference, life: Life, repository: Repository) -> None:
+        self.repository = repository
         self.inference, self._registry, self._life = inference, inference.registry, life
         # Watch answers again when readiness changes
         self._changed = asyncio.Condition()
@@ -77,6 +79,8 @@ class GrpcCalls:
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(_pb.METHODS[name][0], method)
         for name, (request, answer) in grpc_triton.methods(inference).items():
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(request, answer)
+        for name, waiting in grpc_repository.methods(repository).items():
+            self.unary[f"/{_pb.SERVICE}/{name}"] = _of_waiting(_pb.METHODS[name][0], waiting)
         self.unary |= grpc_tfs.TfsCalls(inference).unary
         self._streams, self._ending = Streams(inference), False
         self.streaming: dict[str, Streaming] = {
@@ -119,7 +123,7 @@ class GrpcCalls:
 
     def _model_metadata(self, request: Any) -> Any:
         handle = self._registry.ready(request.name, request.version)
-        versions = [v.version for v in self._registry.versions(request.name) if v.version]
+        versions = [v.version for v in self._registry.versions(request.name) if v.version and v.handle is not None]
         signature = handle.signature
         return v2_grpc.model_metadata(
             handle.name, versions, handle.runtime.platform, signature.inputs, signature.outputs, facts(handle)
@@ -185,6 +189,15 @@ def _of_messages(request: Any, method: Callable[[Any], Any]) -> Unary:
 
     async def answer(sent: bytes, told: Told) -> bytes:
         return _bytes(method(_parsed(request, sent)))
+
+    return answer
+
+
+def _of_waiting(request: Any, method: Callable[[Any], Awaitable[Any]]) -> Unary:
+    """The same for a method that takes its time."""
+
+    async def answer(sent: bytes, told: Told) -> bytes:
+        return _bytes(await method(_parsed(request, sent)))
 
     return answer
 

@@ -15,13 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from server import docs, page, routes_tfs, routes_triton
+from server import docs, page, routes_repository, routes_tfs, routes_triton
 from server.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, RequestTooLarge, ServingError
 from server.identity import identified
 from server.inference import Answer, Asked, Call, Headers, Inference, error_answer, error_body, too_large
 from server.life import EXTENSIONS, PRODUCT, VERSION, Life, index_entry
 from server.models import State, Version, facts
 from server.protocols import v2_json
+from server.repository import Repository
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,10 +35,10 @@ LINGER_SECONDS = 2.0
 class Edge:
     """The ASGI application: inference straight away, the rest by FastAPI."""
 
-    def __init__(self, inference: Inference, life: Life) -> None:
+    def __init__(self, inference: Inference, life: Life, repository: Repository) -> None:
         self.inference, self.life = inference, life
         self._prefix = inference.settings.root_path.rstrip("/")
-        self._fallback = create_api(inference, life)
+        self._fallback = create_api(inference, life, repository)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +61,10 @@ class Edge:
 
 
 def inference_target(scope: Scope) -> tuple[str, str, str] | None:
-    """(protocol, model, version) of an inference route, None for another path.  Names are percent-decoded one by one."""
+    """(protocol, model, version or label) of an inference route, None for another path.
+
+    Names are percent-decoded one by one.
+    """
     path: str = scope["path"]
     if path.startswith("/v2/models/") and path.endswith("/infer"):
         protocol, prefix, suffix = "v2", "/v2/models/", "/infer"
@@ -76,11 +80,14 @@ def inference_target(scope: Scope) -> tuple[str, str, str] | None:
         path = path.replace("%3A", ":").replace("%3a", ":")
         if not (path.startswith(prefix) and path.endswith(suffix)):
             return None
-    middle = path[len(prefix) : -len(suffix)]
-    model, _, version = middle.partition("/versions/")
-    if not model or "/" in model or "/" in version or ("/versions/" in middle and not version):
+    model, *rest = path[len(prefix) : -len(suffix)].split("/")
+    if not model or not rest:
+        return (protocol, unquote(model), "") if model else None
+    if len(rest) != 2 or rest[0] not in ("versions", "labels") or not rest[1]:
         return None
-    return protocol, unquote(model), unquote(version)
+    version = unquote(rest[1])
+    # a label that could be a version's number is none, and is told so elsewhere
+    return None if rest[0] == "labels" and version.isdecimal() else (protocol, unquote(model), version)
 
 
 def _without_prefix(scope: Scope, prefix: str) -> Scope:
@@ -218,7 +225,7 @@ async def _unless_gone(answering: Any, receive: Receive) -> Answer:
         watcher.cancel()
 
 
-def create_api(inference: Inference, life: Life) -> FastAPI:
+def create_api(inference: Inference, life: Life, repository: Repository) -> FastAPI:
     """Every route that is not an inference, and those too for the fast way switched off and for the OpenAPI page."""
     api = FastAPI(title="Serveplane", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     routes_triton.add_routes(api, inference)
@@ -226,6 +233,7 @@ def create_api(inference: Inference, life: Life) -> FastAPI:
     _add_metadata(api, inference)
     _add_inference(api, inference)
     routes_tfs.add(api, inference, lambda r: _whole(r, inference))
+    routes_repository.add(api, inference, repository, read_body)
     _add_errors(api)
 
     @api.get("/metrics", tags=["server"], response_class=PlainTextResponse)
@@ -279,6 +287,10 @@ def _add_health(api: FastAPI, inference: Inference, life: Life) -> None:
     async def version_ready(model: str, version: str) -> Response:
         return _readiness(registry.find(model, version))
 
+    @api.get("/v2/models/{model}/labels/{label}/ready", tags=["health"], responses=docs.READINESS)
+    async def label_ready(model: str, label: str) -> Response:
+        return _readiness(registry.labelled(model, label))
+
 
 def _readiness(found: Version) -> Response:
     is_ready = found.state is State.READY
@@ -309,9 +321,13 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
     async def version_metadata(model: str, version: str) -> Response:
         return metadata(model, version)
 
+    @api.get("/v2/models/{model}/labels/{label}", tags=["models"], responses=docs.ERRORS)
+    async def label_metadata(model: str, label: str) -> Response:
+        return metadata(model, registry.labelled(model, label).version)
+
     def metadata(model: str, version: str = "") -> Response:
         handle = registry.ready(model, version)
-        versions = [v.version for v in registry.versions(model)]
+        versions = [v.version for v in registry.versions(model) if v.handle is not None]
         signature = handle.signature
         return _json(
             v2_json.metadata(model, versions, handle.runtime.platform, signature.inputs, signature.outputs, facts(handle))
@@ -345,9 +361,23 @@ def _add_inference(api: FastAPI, inference: Inference) -> None:
     async def v2_infer_version(request: Request, model: str, version: str) -> Response:
         return await infer("v2", model, version, request)
 
+    @api.post("/v2/models/{model}/labels/{label}/infer", **v2)
+    async def v2_infer_label(request: Request, model: str, label: str) -> Response:
+        return await infer("v2", model, inference.registry.labelled(model, label).version, request)
+
     @api.post("/v1/models/{model}:predict", tags=["inference"], responses=docs.INFER_ANSWERS, openapi_extra=docs.V1_BODY)
     async def v1_predict(request: Request, model: str) -> Response:
         return await infer("v1", model, "", request)
+
+    v1: dict[str, Any] = {"tags": ["inference"], "responses": docs.INFER_ANSWERS, "openapi_extra": docs.V1_BODY}
+
+    @api.post("/v1/models/{model}/versions/{version}:predict", **v1)
+    async def v1_predict_version(request: Request, model: str, version: str) -> Response:
+        return await infer("v1", model, version, request)
+
+    @api.post("/v1/models/{model}/labels/{label}:predict", **v1)
+    async def v1_predict_label(request: Request, model: str, label: str) -> Response:
+        return await infer("v1", model, inference.registry.labelled(model, label).version, request)
 
 
 def _add_errors(api: FastAPI) -> None:

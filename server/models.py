@@ -1,30 +1,22 @@
 """Loaded models: a handle is one ready version; the registry finds it by name and version.
 
-A handle takes a request's tensors from check to result.  Loading happens in a thread, and a version is in the registry
-for everyone to see from its first moment, with a state and, if it fails, with the reason.
+A handle takes a request's tensors from check to result.  A version is in the registry for everyone to see from its first
+moment, with a state and, if it fails, with the reason.  Who loads and unloads is above: `loading`, `repository`.
 """
 
-import asyncio
 import enum
-import gc
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from server.batcher import IN_THREAD, Batcher, Cost, Job, Limits, Result, measure, submit_whole
-from server.errors import InvalidInput, ModelLoadError, ModelNotFound, ModelNotReady, UnknownSignature
-from server.log import log
-from server.runtime import LoadOptions, ModelFile, Runtime, load_runtime
-from server.telemetry import Metrics, ModelMetrics
+from server.batcher import IN_THREAD, Batcher, Job, Result, submit_whole
+from server.errors import ModelLoadError, ModelNotFound, ModelNotReady, UnknownSignature
+from server.runtime import Runtime
+from server.telemetry import ModelMetrics
 from server.tensors import (
     DEFAULT_SIGNATURE,
-    Array,
     InferRequest,
     InferResponse,
     Signature,
@@ -40,23 +32,12 @@ class State(enum.StrEnum):
     WARMING = "WARMING"
     READY = "READY"
     FAILED = "FAILED"
+    # takes no more requests, and answers those that it has
+    DRAINING = "DRAINING"
     UNLOADED = "UNLOADED"
 
 
 STATES = tuple(State)
-
-# New objects that the garbage collector lets be before it looks for cycles among them.
-YOUNG_OBJECTS = 20_000
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """What the operator decides about batches; 0 means "measure" (`timeout`: seconds, 0 for none)."""
-
-    max_batch_size: int = 0
-    max_queue: int = 0
-    concurrency: int = 0
-    timeout: float = 60.0
 
 
 class ModelHandle:
@@ -135,7 +116,10 @@ def meant_signature(signatures: Sequence[Signature], inputs: Iterable[str] | Non
 
 @dataclass(eq=False)
 class Version:
-    """One version of a model as the registry knows it, ready or not.  `reason` says why it is not."""
+    """One version of a model as the registry knows it, ready or not.
+
+    `reason` says why it is not, or why the one that is ready is not the one that was wanted.
+    """
 
     name: str
     version: str
@@ -149,6 +133,13 @@ class Registry:
 
     def __init__(self) -> None:
         self._models: dict[str, dict[str, Version]] = {}
+        self._labels: dict[str, dict[str, str]] = {}
+        # what answers by name, then by version, by label and by "": looked up once for each request
+        self._serving: dict[str, dict[str, ModelHandle]] = {}
+        # the first load is under way: whatever is ready already, the process is not
+        self.is_starting = True
+        # models without which the process is not ready
+        self.required: set[str] = set()
 
     def names(self) -> list[str]:
         return list(self._models)
@@ -157,48 +148,135 @@ class Registry:
         """Known versions of a model, the newest last."""
         if name not in self._models:
             raise self._unknown(name)
-        return sorted(
-            self._models[name].values(), key=lambda v: (v.version.isdecimal(), int(v.version) if v.version.isdecimal() else 0)
-        )
+        return sorted(self._models[name].values(), key=_age)
 
     def all_versions(self) -> list[Version]:
         return [v for name in self._models for v in self.versions(name)]
 
+    def known(self, name: str, version: str) -> Version | None:
+        """That version by its number, in whatever state."""
+        return self._models.get(name, {}).get(version)
+
+    def serves(self, name: str) -> bool:
+        """Whether a version of the model answers."""
+        return bool(self._serving.get(name))
+
+    def labels(self, name: str) -> dict[str, str]:
+        """A model's labels, each with the ready version that it points to."""
+        return dict(self._labels.get(name, {}))
+
     def put(self, version: Version) -> None:
+        """Take in a version, or in the place of one of that number another."""
         self._models.setdefault(version.name, {})[version.version] = version
+        self._publish(version.name)
+
+    def change(self, version: Version, state: State, reason: str = "", handle: ModelHandle | None = None) -> None:
+        """A version that is in here enters a state: from the next request on it answers, or does not."""
+        version.state, version.reason, version.handle = state, reason, handle
+        self._publish(version.name)
+
+    def remove(self, version: Version) -> None:
+        """Forget a version, and with its last one the model."""
+        model = self._models.get(version.name, {})
+        if model.get(version.version) is version:
+            del model[version.version]
+        if not model:
+            self._models.pop(version.name, None)
+            self._labels.pop(version.name, None)
+            self._serving.pop(version.name, None)
+        else:
+            self._publish(version.name)
+
+    def set_labels(self, name: str, labels: Mapping[str, str]) -> None:
+        """Let these labels of a model point where they say, all at the same moment."""
+        self._labels[name] = dict(labels)
+        self._publish(name)
+
+    def _publish(self, name: str) -> None:
+        """Work out who answers for a model; those who ask see all of it or nothing."""
+        model = self._models.get(name, {})
+        ready = {v.version: v.handle for v in sorted(model.values(), key=_age) if v.handle is not None}
+        # a label whose version has gone leads nowhere
+        labels = self._labels[name] = {label: v for label, v in self._labels.get(name, {}).items() if v in ready}
+        serving = {label: ready[version] for label, version in labels.items()} | ready
+        if ready:
+            serving[""] = list(ready.values())[-1]
+        self._serving[name] = serving
 
     def find(self, name: str, version: str = "") -> Version:
-        """That version, or without one the newest that is ready (else the newest); ModelNotFound names what there is."""
+        """That version (a number, or a label), or without one the newest that is ready (else the newest).
+
+        ModelNotFound names what there is.
+        """
         model = self._models.get(name)
-        if model is None:
+        if not model:
             raise self._unknown(name)
         if version:
-            if version not in model:
-                raise ModelNotFound(
-                    f"model {name!r} has no version {version!r}; it has: {', '.join(v or '(none)' for v in model)}"
-                )
-            return model[version]
-        if len(model) == 1:
-            return next(iter(model.values()))
+            number = version if version in model else self._labels.get(name, {}).get(version)
+            if number is None:
+                raise self._unknown_version(name, version)
+            return model[number]
         ordered = self.versions(name)
         return next((v for v in reversed(ordered) if v.state is State.READY), ordered[-1])
 
+    def labelled(self, name: str, label: str) -> Version:
+        """The version that a label points to; ModelNotFound names what there is."""
+        version = self._labels.get(name, {}).get(label)
+        if version is None:
+            self.versions(name)
+            raise self._unknown_version(name, label, "label" if label.isdecimal() else "")
+        return self._models[name][version]
+
     def ready(self, name: str, version: str = "") -> ModelHandle:
-        """The handle of a ready version; ModelNotReady says in which state it is instead."""
+        """The handle of a ready version; ModelNotReady says in which state it is instead, ModelNotFound what there is."""
+        try:
+            return self._serving[name][version]
+        except KeyError:
+            pass
         found = self.find(name, version)
-        if found.handle is None:
-            reason = f": {found.reason}" if found.reason else ""
-            raise ModelNotReady(f"model {name!r} is not ready, it is {found.state}{reason}")
-        return found.handle
+        what = f"model {name!r}" + (f" version {found.version!r}" if version else "")
+        if found.state in (State.DRAINING, State.UNLOADED):
+            others = self._serving.get(name)
+            instead = f"; {self._what_there_is(name)}" if others else ""
+            raise ModelNotFound(f"{what} is unloaded{instead}")
+        reason = f": {found.reason}" if found.reason else ""
+        raise ModelNotReady(f"{what} is not ready, it is {found.state}{reason}")
+
+    def any_ready(self) -> ModelHandle:
+        """A model that answers, the first by name; ModelLoadError says why there is none."""
+        for name in sorted(self._serving):
+            if self.serves(name):
+                return self._serving[name][""]
+        reasons = {v.name: v.reason for v in self.all_versions() if v.reason}
+        if len(reasons) == 1:
+            raise ModelLoadError(*reasons.values())
+        raise ModelLoadError("no model can be served: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
     def is_ready(self) -> bool:
-        versions = [v for model in self._models.values() for v in model.values()]
-        return bool(versions) and all(v.state is State.READY for v in versions)
+        """Whether every model that is required has a version that answers, and the first load has come to its end."""
+        return not self.is_starting and all(map(self.serves, self.required))
 
     def _unknown(self, name: str) -> ModelNotFound:
         shown = name[:80] + ("…" if len(name) > 80 else "")
         known = ", ".join(list(self._models)[:20]) or "none yet"
         return ModelNotFound(f"unknown model {shown!r}{did_you_mean(name[:80], self._models)}; models here: {known}")
+
+    def _unknown_version(self, name: str, version: str, what: str = "") -> ModelNotFound:
+        shown = version[:80] + ("…" if len(version) > 80 else "")
+        labels = self._labels.get(name, {})
+        may_be_label = not version.isdecimal() and (labels or any(self._models[name]))
+        what = what or ("version or label" if may_be_label else "version")
+        known = labels if what == "label" else [*self._models[name], *labels]
+        return ModelNotFound(
+            f"model {name!r} has no {what} {shown!r}{did_you_mean(version[:80], known)}; {self._what_there_is(name)}"
+        )
+
+    def _what_there_is(self, name: str) -> str:
+        """Texts may go to anybody, so they have a length."""
+        versions = [v.version or "(none)" for v in self.versions(name) if v.state is not State.UNLOADED]
+        labels = [f"{label}={version}" for label, version in self._labels.get(name, {}).items()]
+        text = f"it has: {', '.join(versions[-20:])}"
+        return text + (f"; labels: {', '.join(labels[:20])}" if labels else "")
 
 
 def _age(version: Version) -> tuple[bool, int]:
@@ -206,148 +284,7 @@ def _age(version: Version) -> tuple[bool, int]:
     return (True, int(version.version)) if version.version.isdecimal() else (False, 0)
 
 
-# Runs requests that came with a model, before any other.
-WarmUp = Callable[[ModelFile, Runtime], None]
-
-
-class Prepared(NamedTuple):
-    """A loaded model, what a batch of it costs, and why its requests can't be joined (empty where they can)."""
-
-    runtime: Runtime
-    cost: Cost
-    alone: str
-
-
-def prepare(found: ModelFile, options: LoadOptions, warm_up: WarmUp) -> Prepared:
-    """Open a model, warm it up, measure it and test whether its rows may be joined.
-
-    Runs in a thread; takes as long as the framework takes.  A model that made-up inputs can't run is still served: its
-    own users know better what it eats.
-    """
-    runtime = load_runtime(found, options)
-    warm_up(found, runtime)
-    signature = runtime.signatures[0]
-    if runtime.is_async:
-        return Prepared(runtime, Cost(0.01, 0.0), "the model's predict is a coroutine")
-    if not signature.inputs:
-        return Prepared(runtime, Cost(0.01, 0.0), "the model declares no inputs")
-    outputs = signature.defaults
-
-    def probe(rows: int) -> Mapping[str, Array]:
-        answer: Mapping[str, Array] = runtime.predict(signature, runtime.sample(signature, rows), outputs, {})
-        return answer
-
-    try:
-        probe(1)
-        cost = measure(probe) if signature.batched else measure(lambda _: probe(1))
-        why = (
-            depends_on_neighbours(runtime, signature) if signature.batched else "the model's inputs have no free batch dimension"
-        )
-    except Exception as error:
-        log.warning(
-            "the model does not take made-up inputs, so it is not warmed up", reason=f"{type(error).__name__}: {error}"[:300]
-        )
-        return Prepared(runtime, Cost(0.01, 0.0), "it could not be tested with made-up inputs")
-    return Prepared(runtime, cost, why)
-
-
-def depends_on_neighbours(runtime: Runtime, signature: Signature, rows: int = 5) -> str:
-    """Empty where rows give the same alone and together (up to rounding); else what differed."""
-    together_in = runtime.sample(signature, rows, 7)
-    together = runtime.predict(signature, together_in, signature.defaults, {})
-    for name, array in together.items():
-        if array.ndim == 0 or len(array) != rows:
-            return f"output {name!r} has shape {list(array.shape)} for {rows} rows"
-    for row in range(rows):
-        alone = runtime.predict(signature, {n: a[row : row + 1] for n, a in together_in.items()}, signature.defaults, {})
-        for name, array in together.items():
-            if not _alike(array[row : row + 1], alone[name]):
-                return f"output {name!r} of a row changes with the rows beside it"
-    return ""
-
-
-def _alike(a: Array, b: Array) -> bool:
-    if a.shape != b.shape:
-        return False
-    if a.dtype.kind == "f":
-        return bool(np.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True))
-    return bool(np.array_equal(a, b))
-
-
-def limits_for(runtime: Runtime, cost: Cost, options: BatchOptions) -> Limits:
-    """How much runs at once: as many rows as take about 20 ms, 1024 at most, where the operator does not say."""
-    rows = options.max_batch_size
-    if not rows:
-        rows = 1024 if cost.per_row <= 0 else int(min(1024, max(8, (0.02 - cost.fixed) / cost.per_row)))
-    queue = options.max_queue or max(1024, 16 * rows)
-    return Limits(rows=rows, queue_rows=queue, concurrency=options.concurrency or runtime.concurrency)
-
-
-def resident_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-    except OSError:
-        return 0
-
-
-@dataclass(frozen=True)
-class Loader:
-    """How this process loads models; `load` is the verb."""
-
-    registry: Registry
-    metrics: Metrics
-    executor: Executor
-    load_options: LoadOptions
-    batch_options: BatchOptions
-    warm_up: WarmUp
-
-    async def load(self, name: str, version: str, find: Callable[[], ModelFile]) -> Version:
-        """Load a version and put it in the registry; its state and reason tell how it went, nothing is raised."""
-        entry = Version(name, version)
-        self.registry.put(entry)
-        metrics = self.metrics.of_model(name, version)
-        metrics.entered(entry.state, STATES)
-        started, before = time.monotonic(), resident_bytes()
-        loop = asyncio.get_running_loop()
-        try:
-            prepared = await loop.run_in_executor(self.executor, lambda: prepare(find(), self.load_options, self.warm_up))
-        except Exception as error:
-            entry.state, entry.reason = State.FAILED, _reason(error)
-            self.metrics.load_failures.labels(name).inc()
-            if not isinstance(error, ModelLoadError):
-                log.error("loading failed", model=name, exc_info=error)
-        else:
-            entry.handle = self._handle(name, version, prepared, metrics)
-            entry.state = State.READY
-            metrics.load_seconds.set(time.monotonic() - started)
-            metrics.memory.set(max(0, resident_bytes() - before))
-        metrics.entered(entry.state, STATES)
-        return entry
-
-    def _handle(self, name: str, version: str, prepared: "Prepared", metrics: ModelMetrics) -> ModelHandle:
-        runtime, cost, alone = prepared
-        limits = limits_for(runtime, cost, self.batch_options)
-        alone = alone or ("it is turned off" if limits.rows == 1 else "")
-        batcher = Batcher(runtime.predict, limits, cost, self.executor, metrics, alone=alone, is_async=runtime.is_async)
-        # what loading left behind never becomes garbage: keep the collector from walking it on every request
-        gc.collect()
-        gc.freeze()
-        # nor from looking at requests that are under way: reference counts free what they leave, cycles are rare
-        gc.set_threshold(YOUNG_OBJECTS)
-        for warning in runtime.warnings:
-            log.warning(warning, model=name)
-        for note in runtime.notes:
-            log.info(note, model=name)
-        batching = f"off: {alone}" if alone else f"up to {limits.rows} rows"
-        probed = round(cost.of(1) * 1e3, 3)
-        log.info("model ready", model=name, version=version, batching=batching, inline=batcher.inline, probe_ms=probed)
-        return ModelHandle(name, version, runtime, batcher, metrics, self.batch_options.timeout)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ModelLoadError | InvalidInput):
-        return str(error)
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no text'}"
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def facts(handle: ModelHandle) -> dict[str, str]:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.versions import labels_of, policy_of
+
 MEBIBYTE = 1 << 20
 
 
@@ -30,7 +32,16 @@ class Settings(BaseSettings):
     model_name: str = Field(
         "", pattern="^[^/]*$", description="the model's name in URLs, without a slash; default: derived from the file's name"
     )
-    model_dir: str = Field("", description="the model: a file, a folder, or a file:// URI")
+    model_dir: str = Field(
+        "", description="the model: a file, a folder, or a file:// URI; or a repository, a folder of models with their versions"
+    )
+    model_config_file: str = Field(
+        "", description="in the place of model_dir: the models in a YAML or JSON file, or in TensorFlow Serving's text form"
+    )
+    version_policy: str = Field("latest", description="which versions of a model are served: latest[:N], all or specific:1,3")
+    label: tuple[str, ...] = Field((), description="NAME=VERSION, such as stable=1, for URLs with /labels/NAME; may be repeated")
+    poll_interval: float = Field(2.0, ge=0, description="seconds between looks for new versions and models; 0: at start only")
+    enable_model_control: bool = Field(False, description="let clients load, unload and reconfigure models")
     runtime: str = Field("", description="sklearn, onnx, tensorflow, python; default: by looking at the files")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
@@ -112,6 +123,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} is none of {', '.join(METRIC_NAMES)}")
         return names
 
+    @field_validator("version_policy")
+    @classmethod
+    def _a_policy(cls, text: str) -> str:
+        policy_of(text)
+        return text
+
+    @field_validator("label")
+    @classmethod
+    def _labels(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        labels_of(texts)
+        return texts
+
     @property
     def trusts_code(self) -> bool:
         """Whether the model may run code when it is opened: a local path that a person named is theirs to trust."""
@@ -126,15 +149,13 @@ class Settings(BaseSettings):
 
 def from_flags(argv: Sequence[str]) -> Settings:
     """Settings from a command line over the environment's SERVER_* variables; unknown flags end the process with exit 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m server", description="Serve one model over HTTP and gRPC.", allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog="python -m server", description="Serve models over HTTP and gRPC.", allow_abbrev=False)
     for name, field in Settings.model_fields.items():
         names = [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
         text = f"{field.description} (default: {field.default!r})"
         if field.annotation in (bool, bool | None):
             parser.add_argument(*names, nargs="?", const=True, type=_flag, default=None, metavar="true|false", help=text)
-        elif name == "runtime_option":
+        elif name in ("runtime_option", "label"):
             parser.add_argument(*names, action="append", default=None, metavar="NAME=VALUE", help=text)
         else:
             kind: Any = field.annotation if isinstance(field.annotation, type) else str

@@ -161,6 +161,11 @@ class Metrics:
         self.load_failures = counter("serve_model_load_failures", "Models that could not be loaded", "model")
         self.memory = gauge("serve_model_memory_bytes", "What loading added to resident memory", of_model, "livesum")
         self.loop_lag = gauge("serve_event_loop_lag_seconds", "How late the event loop last woke up", (), "livemax")
+        self._of_version = (
+            self._duration, self._request_bytes, self._response_bytes, self.queue, self.compute, self.batch_rows, self.queue_rows,
+            self.rejected, self.fallbacks, self.state, self.load_seconds, self.memory,
+        )  # fmt: skip
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
         # seen, and not yet counted
         self._records: list[Record] = []
         # what is counted here and not yet there
@@ -217,7 +222,24 @@ class Metrics:
         return kind
 
     def of_model(self, model: str, version: str) -> "ModelMetrics":
-        return ModelMetrics(self, model, version)
+        """The same for one version each time, so that what is loaded again goes on counting."""
+        found = self._models.get((model, version))
+        if found is None:
+            found = self._models[model, version] = ModelMetrics(self, model, version)
+        return found
+
+    def forget(self, model: str, version: str) -> None:
+        """Have no samples any more of a version that has gone: others come after it, for as long as the process lives."""
+        self._count()
+        of = (model, version)
+        gone: list[Tally | Traffic] = list(self._models.pop(of).tallies) if of in self._models else []
+        gone += [self._durations.pop(key) for key in list(self._durations) if key[:2] == of]
+        if of in self._traffic:
+            gone.append(self._traffic.pop(of))
+        self._pending = [one for one in self._pending if one not in gone]
+        if not self.shared:  # the library can't in the files of several processes
+            for metric in self._of_version:
+                metric.remove_by_labels({"model": model, "version": version})
 
     def page(self, in_flight: int) -> tuple[bytes, str]:
         """Prometheus' text page and its content type, with so many requests received and not yet answered."""
@@ -243,6 +265,7 @@ class ModelMetrics:
         self._queue = metrics.tally(metrics.queue.labels(*labels), PART_SECONDS)
         self._compute = metrics.tally(metrics.compute.labels(*labels), PART_SECONDS)
         self._rows = metrics.tally(metrics.batch_rows.labels(*labels), ROWS)
+        self.tallies = self._queue, self._compute, self._rows
         self.waited, self._waiting = self._queue.observe, metrics.queue_rows.labels(*labels)
         self._fallbacks, self._rejected = metrics.fallbacks.labels(*labels), metrics.rejected
         self._state = metrics.state

@@ -94,7 +94,9 @@ class Workers:
         command = [sys.executable, "-P", "-m", "server", *to_flags(worker)]
         signal.set_wakeup_fd(self._wake.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+            signal.signal(number, self._stop)
+        if settings.model_config_file:
+            signal.signal(signal.SIGHUP, self._pass_on)
         self._selector.register(self._woken, selectors.EVENT_READ)
         try:
             for _ in range(settings.workers):
@@ -113,8 +115,11 @@ class Workers:
     def _listen_to(self, worker: Worker) -> None:
         self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
 
-    def _pass_on(self, number: int, frame: Any) -> None:
+    def _stop(self, number: int, frame: Any) -> None:
         self._stopping = number
+        self._pass_on(number, frame)
+
+    def _pass_on(self, number: int, frame: Any) -> None:
         for worker in self._workers:
             if worker.process.poll() is None:
                 worker.process.send_signal(number)

@@ -33,6 +33,14 @@ Model = Annotated[
         metavar="MODEL", help="A file, a folder, model.py:Class, or a URI: file, http(s), s3, gs, az.", show_default=False
     ),
 ]
+Models = Annotated[
+    str,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A file, a folder, model.py:Class, a repository (NAME/VERSION/…), or a URI: file, http(s), s3, gs, az.",
+        show_default=False,
+    ),
+]
 Name = Annotated[str, typer.Option(help="The model's name in URLs; by default from the file's name.", show_default=False)]
 Sha256 = Annotated[
     str, typer.Option("--sha256", metavar="HEX", help="The checksum that the model's file must have.", show_default=False)
@@ -59,7 +67,7 @@ def _settings(**given: Any) -> Settings:
 
 
 def run(
-    model: Model,
+    model: Models = "",
     name: Name = "",
     runtime: Runtime = "",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
@@ -81,11 +89,35 @@ def run(
     trace_sample: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the requests that begin a trace.")] = None,
     sha256: Sha256 = "",
     strict_json: Annotated[bool, typer.Option(help="Write NaN and Infinity as null.")] = False,
+    version_policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="Which versions are served: latest[:N], all or specific:1,3.")
+    ] = "latest",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VERSION", help="A label for URLs, such as stable=1; may be repeated.")
+    ] = None,
+    poll_interval: Annotated[
+        float, typer.Option(min=0, help="Seconds between looks for new versions and models; 0: at the start only.")
+    ] = 2.0,
+    model_config_file: Annotated[
+        str, typer.Option(metavar="FILE", help="In the place of MODEL: a file that names models.", show_default=False)
+    ] = "",
+    enable_model_control: Annotated[
+        bool, typer.Option("--enable-model-control", help="Let clients load, unload and reconfigure models.")
+    ] = False,
     output: OutputOption = Output.text,
 ) -> None:
-    """Serve MODEL in the foreground until Ctrl-C."""
+    """Serve MODEL, or the models of a repository or a file, in the foreground until Ctrl-C."""
+    if bool(model) is bool(model_config_file):
+        found = "two sources of models" if model else "no model"
+        err.print(f"serve: {found} given: name a MODEL, or a file of models with --model-config-file", style="red", markup=False)
+        raise typer.Exit(2)
     settings = _settings(
-        model_dir=_pinned(model, sha256),
+        model_dir=_pinned(model, sha256) if model else "",
+        model_config_file=model_config_file,
+        version_policy=version_policy,
+        label=tuple(label or ()),
+        poll_interval=poll_interval,
+        enable_model_control=enable_model_control,
         model_name=name,
         runtime=runtime,
         host=host,
@@ -109,7 +141,7 @@ def run(
         output=output.value,
     )
     if err.is_terminal:
-        err.print(f"Loading {model} …", style="dim")
+        err.print(f"Loading {model or model_config_file} …", style="dim")
     # this process becomes the predictor: what the command line needed is not kept in memory
     os.execv(sys.executable, [sys.executable, "-P", "-m", "server", *to_flags(settings)])
 

@@ -26,6 +26,7 @@ _TABLE: dict[type[errors.ServingError], Status] = {
     errors.Overloaded: Status(429, "RESOURCE_EXHAUSTED"),
     errors.DeadlineExceeded: Status(504, "DEADLINE_EXCEEDED"),
     errors.RequestCancelled: Status(499, "CANCELLED"),
+    errors.NotAllowed: Status(403, "PERMISSION_DENIED"),
     errors.NotSupported: Status(501, "UNIMPLEMENTED"),
     errors.ResourceExhausted: Status(503, "RESOURCE_EXHAUSTED"),
     errors.RuntimeFailed: Status(500, "INTERNAL"),

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 from predictors.sklearn import ACCELERATE, load
-from server.models import resident_bytes
+from server.loading import resident_bytes
 from server.runtime import LoadOptions, Runtime, find_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

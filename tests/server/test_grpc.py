@@ -142,9 +142,7 @@ def test_asking_about_a_model_that_is_not_there_is_not_found(stub, method, messa
     assert refused(getattr(stub, method), message).code() is Code.NOT_FOUND
 
 
-@pytest.mark.parametrize(
-    "method", ["RepositoryModelLoad", "SystemSharedMemoryRegister", "CudaSharedMemoryStatus", "TraceSetting", "Nope", ""]
-)
+@pytest.mark.parametrize("method", ["SystemSharedMemoryRegister", "CudaSharedMemoryStatus", "TraceSetting", "Nope", ""])
 def test_a_method_that_is_not_built_is_unimplemented(channel, method):
     call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
     assert refused(call, b"").code() is Code.UNIMPLEMENTED

@@ -260,6 +260,7 @@ def test_stdout_holds_the_ready_line_and_nothing_else(serve, models, wire):
             "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}],
             "outputs": [{"name": "total", "datatype": "FP64", "shape": [-1]}],
             "warnings": [],
+            "models": [{"name": "sums", "versions": [{"version": "", "state": "READY", "reason": ""}], "labels": {}}],
         }
         with wire(server.http) as connection:
             connection.ask("GET", "/docs")

@@ -23,6 +23,8 @@ GETS = (
     "/v2/models/stats",
     "/v2/models/{model}",
     "/v2/models/{model}/config",
+    "/v2/models/{model}/labels/{label}",
+    "/v2/models/{model}/labels/{label}/ready",
     "/v2/models/{model}/ready",
     "/v2/models/{model}/stats",
     "/v2/models/{model}/versions/{version}",
@@ -33,12 +35,17 @@ GETS = (
 POSTS = (
     "/v1/models/sums:predict",
     "/v1/models/{model}:classify",
+    "/v1/models/{model}/labels/{label}:predict",
+    "/v1/models/{model}/versions/{version}:predict",
     "/v1/models/{model}:predict",
     "/v1/models/{model}:regress",
     "/v2/models/sums/infer",
     "/v2/models/{model}/infer",
+    "/v2/models/{model}/labels/{label}/infer",
     "/v2/models/{model}/versions/{version}/infer",
     "/v2/repository/index",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
 )
 
 
