@@ -178,8 +178,10 @@ def check(
         _give_up(f"{model}: the process that loaded it ended with exit code {done.returncode} and no report")
     if output is Output.json:
         print(json.dumps(report))
-    elif report["ok"]:
-        _print_report(report)
+    else:
+        for one in report.get("models", [report]):
+            if one["ok"]:
+                _print_report(one)
     if not report["ok"]:
         _give_up(report["error"])
 
@@ -201,6 +203,8 @@ def _print_report(report: dict[str, Any]) -> None:
     out = Console(highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("model", report["name"])
+    if report["version"]:
+        table.add_row("version", report["version"])
     table.add_row("runtime", report["platform"])
     for kind in ("inputs", "outputs"):
         for at, spec in enumerate(report[kind]):
