@@ -95,8 +95,10 @@ def listing(path: Path) -> Listing:
                 except OSError:
                     continue
                 files.append((os.path.relpath(os.path.join(folder, name), path), stat.st_size, stat.st_mtime_ns))
-    if not files and path.is_file():
-        stat = path.stat()
+    # of "model.py:Class" the file
+    file = path if path.exists() else Path(str(path).rpartition(":")[0])
+    if not files and file.is_file():
+        stat = file.stat()
         files.append(("", stat.st_size, stat.st_mtime_ns))
     return Listing(str(path), tuple(sorted(files)))
 

@@ -5,7 +5,7 @@ Everything happens in the event loop but for looking at disks and opening models
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -56,12 +56,16 @@ class Repository:
         self._sources = Sources()
         self._models: dict[str, Model] = {}
         self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()
 
     async def start(self, sources: Sources) -> None:
-        """The first load of all.  OSError where the root can't be read; how each version went is in the registry."""
+        """The first load of all.  ModelLoadError where the root can't be read; how each version went is in the registry."""
         self._sources = sources
         async with self._changing:
-            specs = await self._aside(sources.specs)
+            try:
+                specs = await self._aside(sources.specs)
+            except OSError as error:
+                raise ModelLoadError(f"can't read {error.filename}: {error.strerror}", "check its permissions") from error
             for entry in self._registry.all_versions():
                 self._registry.remove(entry)
             # everybody is to see what is to come, and what it is waited for
@@ -132,9 +136,17 @@ class Repository:
         """
         self.check_control()
         try:
-            await self.apply(model_config.checked(specs, "the configuration"))
+            whole = model_config.checked(specs, "the configuration")
         except ModelLoadError as error:
             raise InvalidRequest(str(error)) from None
+        await self._to_its_end(self.apply(whole))
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """A change that somebody asked for, made in whole, also where nobody waits for it any more."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
 
     async def apply(self, specs: Sequence[ModelSpec]) -> None:
         """Serve these models and no others; InvalidRequest says which could not be had as they were wanted."""
@@ -160,6 +172,9 @@ class Repository:
         loaded; what answered before still does.
         """
         self.check_control()
+        await self._to_its_end(self._load_now(name))
+
+    async def _load_now(self, name: str) -> None:
         async with self._changing:
             try:
                 specs = {spec.name: spec for spec in await self._aside(self._sources.specs)}
@@ -178,6 +193,9 @@ class Repository:
     async def unload(self, name: str) -> None:
         """Have a model answer no more; those who wait for it get their answers.  Raises as `load` does."""
         self.check_control()
+        await self._to_its_end(self._unload_now(name))
+
+    async def _unload_now(self, name: str) -> None:
         async with self._changing:
             model = self._models.get(name)
             if model is None:
@@ -196,6 +214,8 @@ class Repository:
             there = await self._aside(folders.versions_in, spec.path)
         except OSError as error:
             model.tell_once("the model's folder can't be read, so nothing changes", path=str(spec.path), reason=error.strerror)
+            if not registry.serves(spec.name):
+                self._loader.fail(spec.name, "", f"can't read {spec.path}: {error.strerror}")
             return
         chosen = wanted(spec.policy, spec.labels, there)
         for version in chosen:
@@ -256,7 +276,8 @@ class Repository:
         for entry in registry.versions(spec.name) if spec.name in registry.names() else ():
             if entry.version in going:
                 self._loader.unload(entry, self._after)
-            elif entry.state is State.FAILED and entry.version not in there and entry.version:
+            elif entry.state is State.FAILED and entry.version and entry.version not in chosen:
+                # nobody wants it any more
                 self._loader.forget(entry)
 
     def _after(self, entry: Version) -> None:

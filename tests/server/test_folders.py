@@ -122,6 +122,8 @@ def test_a_model_that_is_no_folder_of_versions_has_one_version_without_a_name(tm
     (tmp_path / "model.skops").write_bytes(b"12")
     assert [(name, size) for name, size, _ in versions_in(tmp_path)[""].files] == [("model.skops", 2)]
     assert [size for _, size, _ in versions_in(tmp_path / "model.skops")[""].files] == [2]
+    (tmp_path / "model.py").write_bytes(b"123")
+    assert [size for _, size, _ in versions_in(tmp_path / "model.py:Class")[""].files] == [3]
     assert versions_in(tmp_path / "absent") == {"": Listing(str(tmp_path / "absent"), ())}
 
 

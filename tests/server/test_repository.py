@@ -375,6 +375,33 @@ def test_one_version_whose_files_were_replaced_is_loaded_anew_under_load_on_requ
     assert [a for a in answers if a[0] != "1" or a[2] not in (a[1], 21 * a[1], 31 * a[1])] == []
 
 
+def test_a_model_without_versions_can_be_loaded_anew_on_request(serve, base, wire):
+    with serve(f"{base}/1/model.py:Numbered", "--model_name", "m", "--enable_model_control") as server:
+        (base / "1" / "model.py").write_text(CODE.read_text().replace("rows * self.number", "rows * self.number + 7"))
+        for path, result in (("load", 8), ("unload", None), ("load", 8)):
+            assert ask(wire, server, f"/v2/repository/models/m/{path}", b"", "POST").status == 200
+            answer = ask(wire, server, "/v2/models/m/infer", row())
+            assert (answer.status, "outputs" in answer.json and answer.json["outputs"][0]["data"]) == (
+                (200, [result]) if result else (404, False)
+            )
+        assert "model_version" not in answer.json
+
+
+def test_a_load_whose_caller_has_gone_comes_to_its_end(serve, base, wire, until, gate):
+    flags = ("--enable_model_control", "--poll_interval", "0", "--version_policy", "all")
+    with serve(base.parent, *flags, env=gate.environment) as server:
+        folder = lay(base.parent / "slow" / "1", 3)
+        (folder / "model.py").write_text(
+            CODE.read_text().replace("def load(self, folder):", "def load(self, folder):\n        _tell([1000])")
+        )
+        with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+            with pytest.raises(InferenceServerException, match="Deadline"):
+                client.load_model("slow", client_timeout=0.3)
+            with gate.entered():
+                assert index(wire, server)["slow", "1"] == ("LOADING", "")
+            until(lambda: index(wire, server)["slow", "1"] == ("READY", ""), "the model to be ready")
+
+
 def test_what_was_unloaded_leaves_no_trace_in_the_metrics_after_a_while(serve, base, wire, until, metrics):
     with serve(base, *POLL) as server:
         for version in range(2, 7):
