@@ -32,6 +32,9 @@ YOUNG_OBJECTS = 20_000
 # What a model may take to end, after the last request has been answered.
 CLOSE_SECONDS = 5.0
 
+# So many bytes that models left behind are worth that all requests wait, some 100 ms, while the garbage collector looks for them.
+WORTH_A_PAUSE = 32 << 20
+
 
 @dataclass(frozen=True)
 class BatchOptions:
@@ -137,8 +140,9 @@ class Loader:
     load_options: LoadOptions
     batch_options: BatchOptions
     warm_up: WarmUp
-    # versions on their way out
+    # versions on their way out, and what those before them have not given back
     going: "set[asyncio.Task[None]]" = field(default_factory=set)
+    left_behind: "LeftBehind" = field(default_factory=lambda: LeftBehind())
 
     async def load(self, name: str, version: str, find: Callable[[], ModelFile]) -> Version:
         """Load a version and put it in the registry; its state and reason tell how it went, nothing is raised.
@@ -150,6 +154,7 @@ class Loader:
             entry = Version(name, version)
             self.registry.put(entry)
         metrics, old = self.metrics.of_model(name, version), entry.handle
+        added = metrics.memory_bytes
         if old is None:
             self._enter(entry, State.LOADING)
         started, before = time.monotonic(), resident_bytes()
@@ -170,7 +175,7 @@ class Loader:
         metrics.load_seconds.set(time.monotonic() - started)
         metrics.memory.set(max(0, resident_bytes() - before))
         if old is not None:
-            self._begin(self._end(Leaving(old, loop)))
+            self._begin(self._end(Leaving(old, added, loop)))
         return entry
 
     def unload(self, entry: Version, after: Callable[[Version], None] = lambda _: None) -> None:
@@ -183,14 +188,15 @@ class Loader:
                 self._enter(entry, State.UNLOADED, "unloaded")
                 after(entry)
             return
-        leaving = Leaving(entry.handle, asyncio.get_running_loop())
+        metrics = self.metrics.of_model(entry.name, entry.version)
+        leaving = Leaving(entry.handle, metrics.memory_bytes, asyncio.get_running_loop())
         self._enter(entry, State.DRAINING)
 
         async def end() -> None:
             await self._end(leaving)
             # unless it has come back meanwhile
             if entry.state is State.DRAINING:
-                self.metrics.of_model(entry.name, entry.version).memory.set(0)
+                metrics.memory.set(0)
                 self._enter(entry, State.UNLOADED, "unloaded")
                 after(entry)
 
@@ -229,13 +235,14 @@ class Loader:
         """Wait until nobody needs a version any more, and free it; what its `close` raises is logged and changes nothing."""
         longest = self.batch_options.timeout
         await leaving.unused(longest + CLOSE_SECONDS if longest else None)
+        before = resident_bytes()
         await close(leaving.runtime, self.executor)
-        name, version = leaving.name, leaving.version
         leaving.forget()
-        before, started = resident_bytes(), time.monotonic()
-        await asyncio.get_running_loop().run_in_executor(self.executor, free_memory)
-        freed = before - resident_bytes()
-        log.info("model unloaded", model=name, version=version, freed_bytes=freed, free_ms=_milliseconds(started))
+        self.left_behind.bytes += max(0, leaving.added - max(0, before - resident_bytes()))
+        if self.left_behind.bytes >= WORTH_A_PAUSE:
+            self.left_behind.bytes = 0
+            await asyncio.get_running_loop().run_in_executor(self.executor, free_memory)
+        log.info("model unloaded", model=leaving.name, version=leaving.version, freed_bytes=before - resident_bytes())
 
     def _handle(self, name: str, version: str, prepared: "Prepared", metrics: ModelMetrics) -> ModelHandle:
         runtime, cost, alone = prepared
@@ -257,14 +264,22 @@ class Loader:
         return ModelHandle(name, version, runtime, batcher, metrics, self.batch_options.timeout)
 
 
+@dataclass
+class LeftBehind:
+    """What models that have gone have not given back, as far as that can be told: what loading added, less what went."""
+
+    bytes: int = 0
+
+
 class Leaving:
     """A version that is on its way out: what it leaves behind, and when nothing refers to it any more.
 
     A request holds on to its handle from the moment it finds it until its answer is written, so none has to be counted.
     """
 
-    def __init__(self, handle: ModelHandle, loop: asyncio.AbstractEventLoop) -> None:
-        self.name, self.version = handle.name, handle.version
+    def __init__(self, handle: ModelHandle, added: int, loop: asyncio.AbstractEventLoop) -> None:
+        """`added` is what loading it added to resident memory, in bytes."""
+        self.name, self.version, self.added = handle.name, handle.version, added
         self.runtime, self._batcher = handle.runtime, handle.batcher
         self._gone = asyncio.Event()
         # the last to let go may be a thread
@@ -273,12 +288,15 @@ class Leaving:
     async def unused(self, longest: float | None) -> None:
         """Return when no request has it and no batch runs.  After `longest` seconds all requests have ended."""
         deadline = None if longest is None else time.monotonic() + longest
-        while not self._gone.is_set() and (deadline is None or time.monotonic() < deadline):
-            # a request that failed is in its own traceback: few objects are young, so this is quick
+        while not await self._is_gone_within(0.5) and (deadline is None or time.monotonic() < deadline):
+            # a request that failed is in its own traceback, which is a cycle: few objects are young, so this is quick
             gc.collect()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gone.wait(), 0.5)
         await self._batcher.drained()
+
+    async def _is_gone_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), seconds)
+        return self._gone.is_set()
 
     def forget(self) -> None:
         """Let go of what it left behind, too."""
@@ -301,10 +319,6 @@ def free_memory() -> None:
     # glibc keeps freed pages; other C libraries have no such function
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _milliseconds(since: float) -> float:
-    return round((time.monotonic() - since) * 1e3, 1)
 
 
 def _reason(error: BaseException) -> str:

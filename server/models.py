@@ -284,9 +284,6 @@ def _age(version: Version) -> tuple[bool, int]:
     return (True, int(version.version)) if version.version.isdecimal() else (False, 0)
 
 
-from collections.abc import Iterable, Mapping, Sequence
-
-
 def facts(handle: ModelHandle) -> dict[str, str]:
     """What the metadata says of a version beyond its tensors; values are strings, as Open Inference has it."""
     batcher = handle.batcher

@@ -5,6 +5,7 @@ setting is a type error there and not a broken process.
 """
 
 import argparse
+import contextlib
 import os
 import resource
 from collections.abc import Sequence
@@ -217,8 +218,6 @@ def cpu_budget() -> int:
 def memory_budget() -> int | None:
     """Bytes of memory this process may use: the smaller of its cgroup's limit and its own; None where neither is set."""
     limits = [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
-    try:
+    with contextlib.suppress(OSError, ValueError):
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        pass
     return min(limits, default=None)

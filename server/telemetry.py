@@ -162,7 +162,7 @@ class Metrics:
         self.memory = gauge("serve_model_memory_bytes", "What loading added to resident memory", of_model, "livesum")
         self.loop_lag = gauge("serve_event_loop_lag_seconds", "How late the event loop last woke up", (), "livemax")
         self._of_version = (
-            self._duration, self._request_bytes, self._response_bytes, self.queue, self.compute, self.batch_rows, self.queue_rows,
+            self._duration, *self._of_traffic, self._errors, self.queue, self.compute, self.batch_rows, self.queue_rows,
             self.rejected, self.fallbacks, self.state, self.load_seconds, self.memory,
         )  # fmt: skip
         self._models: dict[tuple[str, str], ModelMetrics] = {}
@@ -233,7 +233,7 @@ class Metrics:
         self._count()
         of = (model, version)
         gone: list[Tally | Traffic] = list(self._models.pop(of).tallies) if of in self._models else []
-        gone += [self._durations.pop(key) for key in list(self._durations) if key[:2] == of]
+        gone += [self._kinds.pop(key)[0] for key in list(self._kinds) if key[:2] == of]
         if of in self._traffic:
             gone.append(self._traffic.pop(of))
         self._pending = [one for one in self._pending if one not in gone]
