@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server import warmup
 from server.errors import InvalidRequest, NotAllowed, NotSupported
 from server.loading import BatchOptions, Loader
 from server.model_config import ModelSpec
@@ -41,7 +42,7 @@ def run(folder, use, **options):
     async def main() -> None:
         registry = Registry()
         with ThreadPoolExecutor(2) as executor:
-            loader = Loader(registry, Metrics(), executor, LoadOptions(), BatchOptions())
+            loader = Loader(registry, Metrics(), executor, LoadOptions(), BatchOptions(), warmup.replay)
             repository = Repository(loader, registry, **{"control": True, **options})
             await repository.start(Sources((spec(folder / "a"),)))
             assert registry.is_ready()

@@ -33,7 +33,7 @@ TABLE = table()
 
 @pytest.fixture(scope="module")
 def iris_in_lane(serve, lane):
-    with serve(ROOT / "examples/iris.skops", *lane) as server:
+    with serve(ROOT / "examples/iris.skops", "--enable_model_control", *lane) as server:
         yield server
 
 
@@ -218,6 +218,13 @@ async def log_settings(client, kind):
         assert (found["log_info"].bool_param, found["log_format"].string_param) == (True, "ISO8601")
 
 
+async def reloaded(client, kind):
+    await client.unload_model("iris")
+    assert not await client.is_model_ready("iris")
+    await client.load_model("iris")
+    assert await client.is_model_ready("iris")
+
+
 async def no_regions(client, kind):
     answer = await client.get_system_shared_memory_status()
     assert answer == [] if kind in OVER_HTTP else len(answer.regions) == 0
@@ -268,8 +275,8 @@ CALLS = {
     "get_model_config": model_config,
     "get_inference_statistics": statistics,
     "get_model_repository_index": index,
-    "load_model": lambda client, kind: client.load_model("iris"),
-    "unload_model": lambda client, kind: client.unload_model("iris"),
+    "load_model": reloaded,
+    "unload_model": reloaded,
     "get_log_settings": log_settings,
     "update_log_settings": lambda client, kind: client.update_log_settings({"log_info": False}),
     "get_trace_settings": lambda client, kind: client.get_trace_settings("iris"),
