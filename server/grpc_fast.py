@@ -358,13 +358,13 @@ class CallConnection(Connection):
         else:
             if not stream.begun:
                 self.begin(stream, _BEGIN)
-            self.end(stream, _OK)
+            self.end(stream, stream.head.end)
 
     def _end_conversation(self, stream: CallStream, error: ServingError) -> None:
         if stream.begun and stream.id in self._streams:
-            self.end(stream, hpack.encode(_trailers(refusal(error))))
+            self.end(stream, hpack.encode(_trailers(refusal(error, stream.head.request_id))))
         else:
-            self._refuse(stream, refusal(error))
+            self._refuse(stream, refusal(error, stream.head.request_id))
 
     def _end_call(self, stream: CallStream, error: ServingError) -> None:
         """End a call for what its client has sent, whoever works on it."""

@@ -114,6 +114,12 @@ def _without(head: bytes, *names: bytes) -> tuple[bytes, str]:
     return head, ""
 
 
+def names_it_once(raw: bytes) -> bool:
+    """Whether what was taken out of a head is what counts: of several headers of one name it would be another."""
+    lower = raw.lower()
+    return all(lower.count(b"\r\n%b:" % name) <= 1 for name in (b"x-request-id", b"traceparent", b"tracestate"))
+
+
 class FastCall(Call):
     """One plain request in the place of uvicorn's request-response cycle: what its connection asks of one is here."""
 
@@ -184,8 +190,8 @@ class FastProtocol(HttpProtocol):
             head = cycle.head
             if not request_id:
                 self._heads.keep(raw, head)
-            elif b"\r\nx-request-id:" not in raw.lower() and type(head.asked.request_id) is type(request_id):
-                # with another one beside it, it would not be this one that counts; a trace was taken out with it
+            elif type(head.asked.request_id) is type(request_id) and names_it_once(raw):
+                # its trace, if it has one, was taken out with its id
                 self._heads.keep(raw, head._replace(asked=head.asked._replace(request_id="")))
 
     def on_headers_complete(self) -> None:

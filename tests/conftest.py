@@ -44,8 +44,9 @@ class Server:
 
     @property
     def stderr(self) -> str:
-        self._stderr.seek(0)
-        return self._stderr.read()
+        # not by a seek: the process writes at the same place of the same file
+        number = self._stderr.fileno()
+        return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

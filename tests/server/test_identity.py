@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.http_fast import without_id, without_trace
+from server.http_fast import names_it_once, without_id, without_trace
 from server.identity import LONGEST_ID, LONGEST_STATE, Trace, TracedId, identified, parse_trace, trace_of
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -115,6 +115,23 @@ def test_what_each_request_has_another_of_is_taken_out_of_its_head(lines, left, 
     assert trace_of(request_id) == trace
     if not any("race" in line for line in lines):
         assert without_id(head(*lines)) == (rest, request_id)
+
+
+@pytest.mark.parametrize(
+    ("lines", "once"),
+    [
+        ((), True),
+        (("x-request-id: one",), True),
+        (("X-Request-Id: one", "traceparent: 00-T-S-01", "tracestate: a=b"), True),
+        (("x-request-id: one", "X-REQUEST-ID: two"), False),
+        (("x-request-id: one", "x-request-id:two"), False),
+        (("traceparent: 00-T-S-01", "Traceparent: 00-T-S-00"), False),
+        (("tracestate: a=b", "tracestate: c=d"), False),
+    ],
+)
+def test_a_head_is_kept_without_what_names_its_request_where_nothing_is_named_twice(lines, once):
+    """Of two headers of one name the parser takes the last, and the first is what is taken out."""
+    assert names_it_once(without_trace(head(*lines))[0]) == once
 
 
 def test_an_id_that_knows_its_trace_is_text_like_any_other():
