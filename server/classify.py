@@ -3,7 +3,6 @@
 Used by its REST and its gRPC edge; knows no wire format.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,9 +43,7 @@ async def classify(inference: Inference, handle: ModelHandle, given: Given, entr
     signature = _signature(handle, given)
     sources = tfs.class_sources(signature)
     outputs, signature = await _infer(inference, handle, given, sources.outputs, entry)
-    return Found(
-        tfs.classes(sources, outputs, labels_of(handle, sources.scores)), tfs.name_of(signature, handle.runtime.signatures)
-    )
+    return Found(tfs.classes(sources, outputs, handle.runtime.labels), tfs.name_of(signature, handle.runtime.signatures))
 
 
 async def regress(inference: Inference, handle: ModelHandle, given: Given, entry: Entry) -> Found:
@@ -80,11 +77,3 @@ async def _infer(
     entry.ran = handle, job.rows, timing
     arrays = {name: t.array.astype(np.float32) if t.datatype == "FP16" else t.array for name, t in response.outputs.items()}
     return arrays, job.signature
-
-
-def labels_of(handle: ModelHandle, output: str) -> list[Any]:
-    """The labels of an output's columns, where the model's file tells them; else none."""
-    told = json.loads(handle.runtime.properties.get("classes", "[]"))
-    if isinstance(told, dict):
-        told = told.get(output, [])
-    return told if all(not isinstance(label, list) for label in told) else []

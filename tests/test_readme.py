@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.S)
 CURLS = [text for language, text in BLOCKS if language == "sh" and text.startswith("curl")]
 PROGRAMS = [text for language, text in BLOCKS if language == "python"]
-ANSWERS = ['"predict_proba"', '"predictions":[2]', '"predictions":[']
+ANSWERS = ['"predict_proba"', '"predictions":[2]', '"results":[[["0",', '"predictions":[']
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def here(text: str, addresses) -> str:
     return text.replace("http://127.0.0.1:8080", server.http).replace("127.0.0.1:8081", server.grpc)
 
 
-@pytest.mark.parametrize(("command", "answer"), list(zip(CURLS, ANSWERS, strict=True)), ids=["V2", "V1", "a table"])
+@pytest.mark.parametrize(("command", "answer"), list(zip(CURLS, ANSWERS, strict=True)), ids=["V2", "V1", "classes", "a table"])
 def test_a_request_of_the_readme_is_answered(addresses, command, answer):
     done = subprocess.run(["bash", "-c", here(command, addresses)], capture_output=True, text=True, check=True)
     assert answer in done.stdout
 
 
-def test_the_program_of_the_readme_prints_a_prediction(addresses):
-    (program,) = PROGRAMS
+@pytest.mark.parametrize("program", PROGRAMS, ids=["TensorFlow Serving", "Triton"])
+def test_a_program_of_the_readme_prints_a_prediction(addresses, program):
     done = subprocess.run([sys.executable, "-P", "-c", here(program, addresses)], capture_output=True, text=True, check=True)
     assert done.stdout == "[2]\n"
 

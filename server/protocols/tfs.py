@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from server.class_labels import ClassLabels
 from server.errors import InvalidRequest, ModelNotFound, ServingError, UnknownSignature, WrongInputs
 from server.tensors import DEFAULT_SIGNATURE, Array, Signature, TensorSpec
 
@@ -136,8 +137,8 @@ class Classes(NamedTuple):
     scores: Array
 
 
-def classes(sources: Sources, outputs: Mapping[str, Array], known: Sequence[Any]) -> Classes:
-    """`known` are the labels of the scores' columns, where the model's file tells; without, columns are numbered.
+def classes(sources: Sources, outputs: Mapping[str, Array], known: ClassLabels) -> Classes:
+    """`known` are the labels of the scores' columns; without, columns are numbered.
 
     InvalidRequest where the outputs do not go together.
     """
@@ -153,7 +154,7 @@ def classes(sources: Sources, outputs: Mapping[str, Array], known: Sequence[Any]
         return Classes(texts, np.ones(labels.shape, np.float32) if scores is None else scores)
     assert scores is not None
     width = scores.shape[1]
-    names = [str(v) for v in known] if len(known) == width else [str(i) for i in range(width)]
+    names = list(known.of(sources.scores, width)) or [str(i) for i in range(width)]
     return Classes([names] * len(scores), scores)
 
 

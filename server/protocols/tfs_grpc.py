@@ -6,8 +6,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from server.errors import InvalidRequest
+from server.errors import InvalidInput, InvalidRequest
 from server.protocols import _pb
+from server.protocols.raw import MAX_TENSORS
 from server.protocols.tensor_proto import CARRIED, proto_bytes, tensor_of
 from server.protocols.tfs import PREDICT, STATES, Asked, Classes, Part, named_signatures, number_of
 from server.protocols.varints import varint
@@ -52,6 +53,11 @@ def asked_of(request: Any) -> Asked:
 
 def predict_request(request: Any, asked: Asked, most_bytes: int) -> InferRequest:
     """A PredictRequest as arrays.  InvalidInput names the input that is malformed."""
+    if len(request.inputs) > MAX_TENSORS or len(request.output_filter) > MAX_TENSORS:
+        raise InvalidInput(
+            f"the request has {len(request.inputs)} inputs and asks for {len(request.output_filter)} outputs,"
+            f" {MAX_TENSORS} of each are allowed"
+        )
     inputs = {name: tensor_of(name, proto, most_bytes) for name, proto in request.inputs.items()}
     made = InferRequest(asked.model, inputs, asked.version, outputs=list(request.output_filter) or None)
     if asked.signature:

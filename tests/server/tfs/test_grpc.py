@@ -132,6 +132,7 @@ BAD = [
         "did you mean [1, 2] (one row)?",
     ),
     ("16: an unknown output", {"outputs": ["totl"]}, Code.INVALID_ARGUMENT, "unknown output 'totl'; did you mean 'total'?"),
+    ("too many outputs", {"outputs": ["total"] * 1025}, Code.INVALID_ARGUMENT, "asks for 1025 outputs, 1024 of each are allowed"),
     ("16: an output twice", {"outputs": ["total", "total"]}, Code.INVALID_ARGUMENT, "requested twice"),
     (
         "24: a huge shape of one value",
