@@ -10,7 +10,7 @@ import numpy as np
 
 from server.batcher import aside
 from server.inference import Entry, Inference
-from server.models import ModelHandle, Registry
+from server.models import ModelHandle, Registry, Version
 from server.protocols import tfs
 from server.protocols.examples import Example, inputs_of
 from server.tensors import Array, InferRequest, Signature, Timing
@@ -32,9 +32,19 @@ class Found(NamedTuple):
     signature: str
 
 
+def found(registry: Registry, asked: tfs.Asked) -> Version:
+    """The version that is asked for; ModelNotFound."""
+    return registry.labelled(asked.model, asked.version) if asked.by_label else registry.find(asked.model, asked.version)
+
+
+def ready(registry: Registry, asked: tfs.Asked) -> ModelHandle:
+    """The same, ready; ModelNotReady."""
+    return registry.ready(asked.model, found(registry, asked).version if asked.by_label else asked.version)
+
+
 def parts(registry: Registry, asked: tfs.Asked) -> list[tfs.Part]:
     """The status of one version, or of all that are known; ModelNotFound."""
-    versions = [registry.find(asked.model, asked.version)] if asked.version else registry.versions(asked.model)
+    versions = [found(registry, asked)] if asked.version else registry.versions(asked.model)
     return [tfs.Part(v.version, v.state.name, v.reason) for v in versions]
 
 

@@ -81,7 +81,7 @@ class GrpcCalls:
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_messages(request, answer)
         for name, waiting in grpc_repository.methods(repository).items():
             self.unary[f"/{_pb.SERVICE}/{name}"] = _of_waiting(_pb.METHODS[name][0], waiting)
-        self.unary |= grpc_tfs.TfsCalls(inference).unary
+        self.unary |= grpc_tfs.TfsCalls(inference, repository).unary
         self._streams, self._ending = Streams(inference), False
         self.streaming: dict[str, Streaming] = {
             grpc_stream.PATH: Streaming(self._streams.converse, inference.settings.max_body_bytes),

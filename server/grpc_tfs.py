@@ -5,14 +5,18 @@ Bytes of messages in, bytes out, as in `grpc_calls`, which takes these methods a
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from server import classify
 from server.batcher import aside
-from server.errors import FailedPrecondition, InvalidRequest, NotSupported, ServingError, UnknownSignature
+from server.errors import FailedPrecondition, InvalidRequest, ServingError, UnknownSignature
 from server.inference import Entry, Inference
+from server.model_config import ModelSpec, local_path
 from server.protocols import tfs, tfs_grpc
 from server.protocols.examples import from_input
+from server.repository import Repository
+from server.versions import labels_of, policy_of
 
 PROTOCOL = "tfs"
 SERVICES = (tfs_grpc.PREDICTION, tfs_grpc.MODEL)
@@ -26,8 +30,8 @@ Unary = Callable[[bytes, Any], Awaitable[bytes]]
 class TfsCalls:
     """`unary`: the methods by path.  They raise ServingError."""
 
-    def __init__(self, inference: Inference) -> None:
-        self._inference, self._registry = inference, inference.registry
+    def __init__(self, inference: Inference, repository: Repository) -> None:
+        self._inference, self._registry, self._repository = inference, inference.registry, repository
         self.unary: dict[str, Unary] = {}
         for name, inferring in {
             "Predict": self._predict,
@@ -39,9 +43,9 @@ class TfsCalls:
         for service, name, telling in (
             (tfs_grpc.PREDICTION, "GetModelMetadata", self._metadata),
             (tfs_grpc.MODEL, "GetModelStatus", self._status),
-            (tfs_grpc.MODEL, "HandleReloadConfigRequest", self._reload),
         ):
             self.unary[f"/{service}/{name}"] = _of_messages(tfs_grpc.METHODS[service][name][0], telling)
+        self.unary[f"/{tfs_grpc.MODEL}/HandleReloadConfigRequest"] = self._reload
 
     def _recorded(self, name: str, method: Answering) -> Unary:
         """An inference from bytes to bytes, with one record a call."""
@@ -73,7 +77,7 @@ class TfsCalls:
     async def _predict(self, request: Any, timeout: float | None, entry: Entry) -> bytes:
         inference, size = self._inference, entry.bytes_in
         with self._asked(request, entry) as asked:
-            handle = self._registry.ready(asked.model, asked.version)
+            handle = classify.ready(self._registry, asked)
             made = await aside(
                 inference.executor, size, tfs_grpc.predict_request, request, asked, inference.settings.max_body_bytes
             )
@@ -118,7 +122,7 @@ class TfsCalls:
         self, asked: tfs.Asked, method: str, examples: Any, timeout: float | None, entry: Entry
     ) -> tuple[Any, Any]:
         """The result message of one method, and the model_spec to go with it."""
-        handle = self._registry.ready(asked.model, asked.version)
+        handle = classify.ready(self._registry, asked)
         given = classify.Given(examples, asked.signature or None, timeout, entry.bytes_in)
         told, signature = await classify.METHODS[method](self._inference, handle, given, entry)
         result = tfs_grpc.classification_result if method == tfs.CLASSIFY else tfs_grpc.regression_result
@@ -126,7 +130,7 @@ class TfsCalls:
 
     def _metadata(self, request: Any) -> Any:
         with self._asked(request) as asked:
-            handle = self._registry.ready(asked.model, asked.version)
+            handle = classify.ready(self._registry, asked)
             fields = list(request.metadata_field)
             return tfs_grpc.metadata(handle.name, handle.version, fields, handle.runtime.signatures)
 
@@ -134,8 +138,33 @@ class TfsCalls:
         with self._asked(request) as asked:
             return tfs_grpc.model_status(classify.parts(self._registry, asked))
 
-    def _reload(self, request: Any) -> Any:
-        raise NotSupported("HandleReloadConfigRequest is not offered: this server's models are those that it was started with")
+    async def _reload(self, sent: bytes, told: Any) -> bytes:
+        """Serve the models of the request's list and no others."""
+        self._repository.check_control()
+        request = tfs_grpc.parse(tfs_grpc.METHODS[tfs_grpc.MODEL]["HandleReloadConfigRequest"][0], sent)
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise InvalidRequest("config has no model_config_list, which is all that a server's models can be told by")
+        await self._repository.configure([_spec(at, config) for at, config in enumerate(request.config.model_config_list.config)])
+        return _bytes(tfs_grpc.message("ReloadConfigResponse")(status={}))
+
+
+def _spec(at: int, config: Any) -> ModelSpec:
+    """A ModelConfig as the repository knows models; InvalidRequest says what is wrong with it."""
+    policy = config.model_version_policy
+    try:
+        match policy.WhichOneof("policy_choice"):
+            case "all":
+                chosen = policy_of("all")
+            case "specific":
+                chosen = policy_of(f"specific:{','.join(map(str, policy.specific.versions))}")
+            case _:
+                chosen = policy_of(f"latest:{policy.latest.num_versions or 1}")
+        labels = labels_of(f"{label}={version}" for label, version in config.version_labels.items())
+        if not config.base_path:
+            raise ValueError("base_path is empty, expected the model's folder")
+        return ModelSpec(config.name, local_path(config.base_path, Path()), chosen, labels)
+    except ValueError as error:
+        raise InvalidRequest(f"config[{at}], model {config.name[:80]!r}: {error}") from None
 
 
 def _of_messages(request: Any, method: Callable[[Any], Any]) -> Unary:

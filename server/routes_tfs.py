@@ -53,7 +53,7 @@ def _add_telling(api: FastAPI, inference: Inference, which: str, by_label: bool)
     async def metadata(request: Request, model: str) -> Response:
         asked = _asked(request, model, by_label)
         try:
-            handle = registry.ready(model, asked.version)
+            handle = classify.ready(registry, asked)
         except ServingError as error:
             raise _worded(inference, asked, error) from error
         return docs.answer(tfs_rest.metadata(handle.name, handle.version, handle.runtime.signatures))
@@ -63,7 +63,7 @@ def _add_telling(api: FastAPI, inference: Inference, which: str, by_label: bool)
         asked = _asked(request, model, by_label)
         try:
             parts = classify.parts(registry, asked)
-            is_ready = registry.find(model, asked.version).state is State.READY
+            is_ready = classify.found(registry, asked).state is State.READY
         except ServingError as error:
             raise _worded(inference, asked, error) from error
         # TensorFlow Serving's own is 200 whatever the state, and KServe's clients go by this one
@@ -92,7 +92,7 @@ def _add_method(api: FastAPI, inference: Inference, read: Read, path: str, metho
             try:
                 if head.wrong is not None:
                     raise head.wrong
-                handle = inference.registry.ready(model, asked.version)
+                handle = classify.ready(inference.registry, asked)
                 body = await read(request)
                 entry.bytes_in = len(body)
                 if head.encoding:

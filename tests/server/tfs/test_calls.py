@@ -24,7 +24,7 @@ TABLE = table()
 
 @pytest.fixture(scope="module")
 def server(serve, lane):
-    with serve(EXAMPLES / "iris.skops", *lane) as server:
+    with serve(EXAMPLES / "iris.skops", *lane, "--enable_model_control") as server:
         yield server
 
 
@@ -42,7 +42,7 @@ def requests(messages, example):
     predict.inputs["x"].CopyFrom(tf.make_tensor_proto(np.array([ROW])))
     of_examples = {"model_spec": spec, "input": {"example_list": {"examples": [example(x=ROW)]}}}
     task = {"model_spec": spec, "method_name": "tensorflow/serving/classify"}
-    reload = {"config": {"model_config_list": {"config": [{"name": "iris", "base_path": "/models/iris"}]}}}
+    reload = {"config": {"model_config_list": {"config": [{"name": "iris", "base_path": str(EXAMPLES / "iris.skops")}]}}}
     return {
         "Predict": (predict, lambda a: a.outputs["predict"].int64_val[0] == 0),
         "Classify": (messages.Classify(**of_examples), lambda a: len(a.result.classifications[0].classes) == 3),

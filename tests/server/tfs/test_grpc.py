@@ -188,7 +188,7 @@ def test_status_and_metadata_are_those_of_any_model(client, messages):
         ("GetModelStatus", {}, Code.INVALID_ARGUMENT, "Missing ModelSpec"),
         ("GetModelMetadata", {"model_spec": {"name": "sums"}}, Code.INVALID_ARGUMENT, "ask for 'signature_def'"),
         ("GetModelMetadata", {"model_spec": {"name": "sums"}, "metadata_field": ["x"]}, Code.INVALID_ARGUMENT, "metadata field 'x' is not supported"),
-        ("HandleReloadConfigRequest", {"config": {"model_config_list": {}}}, Code.UNIMPLEMENTED, "HandleReloadConfigRequest is not offered"),
+        ("HandleReloadConfigRequest", {"config": {"model_config_list": {}}}, Code.PERMISSION_DENIED, "--enable_model_control"),
         ("MultiInference", {}, Code.INVALID_ARGUMENT, "at least one task"),
         ("Classify", {"model_spec": {"name": "sums"}}, Code.INVALID_ARGUMENT, "Input is empty"),
     ],
