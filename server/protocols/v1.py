@@ -39,7 +39,7 @@ def decode(model: str, body: bytes, choose: Choose, strict: bool = False) -> tup
     """A request and the form for its answer.  Raises InvalidRequest, InvalidInput."""
     try:
         request = _quick(model, body, choose)
-    except (msgspec.MsgspecError, RecursionError, ServingError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ServingError):
         request = None
     return (request, _ROWS) if request is not None else _decode_exactly(model, body, choose, strict)
 

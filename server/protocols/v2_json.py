@@ -74,7 +74,7 @@ def decode(model: str, body: bytes, header_length: str | None = None, strict: bo
     try:
         parsed = _decode_request(text)
         inputs = _quick_inputs(parsed, text, tail)
-    except (msgspec.MsgspecError, RecursionError, ServingError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ServingError):
         inputs = None
     if inputs is None:
         return _decode_exactly(model, text, tail, strict)

@@ -67,6 +67,7 @@ CASES: dict[int, list[Case] | str] = {
     ],
     9: [
         Case("not UTF-8", 400, "request body is not UTF-8: byte 14 is 0xff", b'{"instances":"\xff"}'),
+        Case("not UTF-8 in a key", 400, "request body is not UTF-8: byte 2 is 0xff", b'{"\xff":1,"instances":[]}'),
         Case("half a surrogate pair", 400, "the string at element 0 holds half a surrogate pair", mixed(word="\ud800"), "Mixed"),
     ],
     10: [
