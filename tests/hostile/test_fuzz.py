@@ -45,8 +45,8 @@ PIECES = [
     b"\r\n",
     b"\x80\x80\x80\x80\x10",
 ]
-DECODERS = 5000
-REQUESTS, HEADS, CALLS = 1200, 1200, 1200
+DECODERS = 15_000
+REQUESTS, HEADS, CALLS = 4000, 3000, 3000
 
 
 def changed(sent: bytes, chance: random.Random) -> bytes:
@@ -124,6 +124,8 @@ class Neighbour:
 
     def __init__(self, server) -> None:
         self._wire, self._n = Wire(server.http), 1000
+        # a connection on which nothing is asked is not kept for long
+        self.ask()
 
     def ask(self) -> None:
         self._n += 1

@@ -15,6 +15,7 @@ import pytest
 
 from server.h2 import frames
 from server.h2.frames import DATA, END_STREAM, Code, frame
+from server.settings import Settings
 from tests.hostile import grpc_cases, v1_cases, v2_cases
 from tests.hostile.protocols import Case, given, message, tensor, v2
 from tests.server.test_grpc_fast import Wire as H2Wire
@@ -333,3 +334,16 @@ ELSEWHERE = {
 def test_a_limit_that_is_tried_elsewhere_is_tried_there(limit):
     module, _, name = ELSEWHERE[limit].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_page_of_limits_has_every_setting_with_its_default():
+    page = (HERE.parents[1] / "docs" / "limits.md").read_text()
+    defaults = {
+        "max_body_bytes": "64 MiB", "max_header_bytes": "64 KiB", "max_headers": "100", "max_url_bytes": "32 KiB", "receive_timeout": "30 s",
+        "send_timeout": "30 s", "timeout_keep_alive": "65 s", "limit_connections": "1000", "timeout": "60 s",
+    }  # fmt: skip
+    units = {"MiB": 1 << 20, "KiB": 1 << 10}
+    for name, said in defaults.items():
+        number, _, unit = said.partition(" ")
+        assert getattr(Settings(), name) == float(number) * units.get(unit, 1)
+        assert any(f"| {said} | `--{name}` |" in line for line in page.splitlines()), name

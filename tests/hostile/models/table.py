@@ -20,13 +20,12 @@ def _fail(first):
 class Table:
     """Sums of rows of four numbers."""
 
-    seconds = 0.004
     inputs = [{"name": "features", "datatype": "FP32", "shape": [-1, 4]}]
     outputs = [{"name": "total", "datatype": "FP32", "shape": [-1]}, {"name": "double", "datatype": "FP32", "shape": [-1, 4]}]
     batched = True
 
     def predict(self, inputs):
-        time.sleep(self.seconds)
+        time.sleep(0.004)
         features = inputs["features"]
         first = features[:, 0].tolist()
         _fail(first)
@@ -42,9 +41,11 @@ class Table:
 
 
 class Quick(Table):
-    """Quick enough for the event loop."""
+    """Quick enough for the event loop, and never wrong."""
 
-    seconds = 0
+    def predict(self, inputs):
+        features = inputs["features"]
+        return {"total": features.sum(axis=1), "double": features * 2}
 
 
 class Mixed:
