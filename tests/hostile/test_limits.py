@@ -4,7 +4,6 @@ Limits that have tests of their own beside what they limit are listed at the end
 """
 
 import gzip
-import importlib
 import json
 import struct
 import zlib
@@ -17,7 +16,7 @@ from server.h2 import frames
 from server.h2.frames import DATA, END_STREAM, Code, frame
 from server.settings import Settings
 from tests.hostile import grpc_cases, v1_cases, v2_cases
-from tests.hostile.protocols import Case, given, message, tensor, v2
+from tests.hostile.protocols import Case, given, is_a_test, message, tensor, v2
 from tests.server.test_grpc_fast import Wire as H2Wire
 from tests.server.test_grpc_fast import message as framed
 from tests.server.test_grpc_fast import status
@@ -333,7 +332,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("limit", ELSEWHERE)
 def test_a_limit_that_is_tried_elsewhere_is_tried_there(limit):
     module, _, name = ELSEWHERE[limit].partition(":")
-    assert callable(getattr(importlib.import_module(module), name))
+    assert is_a_test(module, name)
 
 
 def test_the_page_of_limits_has_every_setting_with_its_default():
