@@ -11,12 +11,12 @@ from tests.server.conftest import LANES, gate, in_flight, metrics, until_, wire 
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server_models() -> Path:
     return HERE.parent / "server" / "models"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def words(tmp_path_factory) -> Path:
     """A model of scikit-learn of a column of text and one of numbers."""
     import pandas as pd
@@ -33,7 +33,7 @@ def words(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def catalogue_servers(serve, words):
     """A server for each model of the catalogue: narrow in its limits, and ready to join requests.
 
@@ -52,6 +52,6 @@ def catalogue_servers(serve, words):
         yield {n: one.result() for n, one in started.items()}
 
 
-@pytest.fixture(scope="session", params=LANES)
+@pytest.fixture(scope="package", params=LANES)
 def lane(request) -> tuple[str, ...]:
     return LANES[request.param]

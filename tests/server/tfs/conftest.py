@@ -49,13 +49,13 @@ class Client:
         return next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client_of():
     """`with client_of(server) as client`."""
     return lambda server: Client(server.grpc)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def messages():
     return MESSAGES
 
@@ -70,13 +70,13 @@ def features(**values) -> tf.train.Features:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def example():
     """`example(x=[1.0, 2.0])`: a tf.Example."""
     return lambda **values: tf.train.Example(features=features(**values))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def half_plus_two(tmp_path_factory):
     """A SavedModel whose signatures read serialised tf.Examples and say what they are for, as TensorFlow 1 exported them."""
     folder = tmp_path_factory.mktemp("saved") / "half_plus_two"
