@@ -15,6 +15,8 @@ MOST_CHUNKS = 65_536
 LEAST_READ = 16 * 1024
 # Requests that wait on one connection behind the one being answered.
 MOST_PIPELINED = 100
+# Of a head's bytes those that no limit counts: the method, the protocol's version and the blank line.
+_AROUND_A_HEAD = 32
 _ANNOUNCES_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 _H2C = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 
@@ -82,7 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
         # what was answered on the spot was no part of a head
         if self._between_requests() and self._answered_at == answered_at and not self.transport.is_closing():
             self._head_bytes += len(data)
-            if self._head_bytes > self._settings.max_header_bytes:
+            if self._head_bytes > self._settings.max_header_bytes + _AROUND_A_HEAD:
                 self._refuse(*self._too_large())
             else:
                 self._expect_head()
