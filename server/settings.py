@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         10 << 30, gt=0, description="largest model that is downloaded, and what an archive may unpack to"
     )
     max_model_seconds: float = Field(7200.0, gt=0, description="seconds that downloading the model may take")
+    allow_private_addresses: bool = Field(
+        False, description="fetch a model from an http(s) server on this machine or on a private network, too"
+    )
 
     threads: int = Field(0, ge=0, description="CPU budget of the model's thread pools; 0: the cgroup's quota")
     concurrency: int = Field(0, ge=0, description="batches at once; 0: what the runtime asks for")

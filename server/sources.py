@@ -36,7 +36,8 @@ def sources_of(settings: Settings) -> Sources:
     """What the settings name, fetched where it lies elsewhere; ModelLoadError says what is wrong with it."""
     if settings.model_config_file:
         return Sources(model_config.read(Path(settings.model_config_file)))
-    path = storage.fetch(settings.model_dir, None, settings.max_model_bytes, settings.max_model_seconds)
+    limits = settings.max_model_bytes, settings.max_model_seconds
+    path = storage.fetch(settings.model_dir, None, *limits, settings.allow_private_addresses)
     labels = labels_of(settings.label)
     name = settings.model_name or model_name(settings.model_dir)
     template = ModelSpec(name, path, policy_of(settings.version_policy), labels, settings.runtime)

@@ -42,6 +42,9 @@ Models = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Option(help="The model's name in URLs; by default from the file's name.", show_default=False)]
+AllowPrivate = Annotated[
+    bool, typer.Option("--allow-private-addresses", help="Fetch MODEL from this machine's or a private network's server, too.")
+]
 Sha256 = Annotated[
     str, typer.Option("--sha256", metavar="HEX", help="The checksum that the model's file must have.", show_default=False)
 ]
@@ -88,6 +91,7 @@ def run(
     metrics_compat: Annotated[str, typer.Option(help="Metrics under other names too: triton, tfs, kserve, by commas.")] = "",
     trace_sample: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the requests that begin a trace.")] = None,
     sha256: Sha256 = "",
+    allow_private_addresses: AllowPrivate = False,
     strict_json: Annotated[bool, typer.Option(help="Write NaN and Infinity as null.")] = False,
     version_policy: Annotated[
         str, typer.Option(metavar="POLICY", help="Which versions are served: latest[:N], all or specific:1,3.")
@@ -118,6 +122,7 @@ def run(
         label=tuple(label or ()),
         poll_interval=poll_interval,
         enable_model_control=enable_model_control,
+        allow_private_addresses=allow_private_addresses,
         model_name=name,
         runtime=runtime,
         host=host,
@@ -153,12 +158,14 @@ def check(
     strict_versions: StrictVersions = False,
     runtime_option: RuntimeOption = None,
     sha256: Sha256 = "",
+    allow_private_addresses: AllowPrivate = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that loading may take; 0: no limit.")] = 300.0,
     output: OutputOption = Output.text,
 ) -> None:
     """Load MODEL in a process of its own and tell what it is; exit 1 where it can't be served."""
     settings = _settings(
         model_dir=_pinned(model, sha256),
+        allow_private_addresses=allow_private_addresses,
         runtime=runtime,
         trust_pickle=trust_pickle,
         strict_versions=strict_versions,

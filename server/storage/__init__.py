@@ -23,16 +23,23 @@ from server.storage.addresses import shown
 from server.storage.uri import MAX_BYTES, MAX_SECONDS, Source, check, parse
 
 
-def fetch(uri: str, downloads: Path | None = None, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> Path:
+def fetch(
+    uri: str,
+    downloads: Path | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_seconds: float = MAX_SECONDS,
+    private: bool = True,
+) -> Path:
     """The local path of a model; ModelLoadError where it can't be had.
 
-    `downloads` is where those are kept; they are no larger, and take no longer, than the limits say.
+    `downloads` is where those are kept; they are no larger, and take no longer, than the limits say.  Without `private` an
+    http(s) server has to be a public one.
     """
     source = parse(uri)
     if source.path is None:
         folder = downloads or _downloads()
         try:
-            return _kept(source, folder, max_bytes, max_seconds)
+            return _kept(source, folder, max_bytes, max_seconds, private)
         except OSError as error:
             raise FetchFailed(
                 "Unwritable", f"{folder} can't be used: {error.strerror}", "check its permissions and disk"
@@ -56,7 +63,7 @@ def _downloads() -> Path:
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="serve-models-"))
 
 
-def _kept(source: Source, folder: Path, max_bytes: int, max_seconds: float) -> Path:
+def _kept(source: Source, folder: Path, max_bytes: int, max_seconds: float, private: bool) -> Path:
     """The copy of a remote URI in `folder`, brought up to date.  Other processes wait for the one that downloads."""
     # the client and the archives are not kept in the memory of predictors whose model lies here
     from server.storage import terminal
@@ -72,7 +79,7 @@ def _kept(source: Source, folder: Path, max_bytes: int, max_seconds: float) -> P
             return path
         target = home / f"{time.time_ns():x}"
         told = terminal.line(sys.stderr, source.uri)
-        options = Options(max_bytes, max_seconds, source.sha256, etag if path is not None else "", told)
+        options = Options(max_bytes, max_seconds, source.sha256, etag if path is not None else "", told, private=private)
         try:
             fetched = get(source.uri, target, options)
         except BaseException:

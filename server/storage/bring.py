@@ -41,7 +41,7 @@ class Fetched:
 class Options:
     """`max_bytes` holds for what is downloaded, and again for what is unpacked; `max_seconds` for all of it together.
 
-    `etag` is of a copy that is here already.
+    `etag` is of a copy that is here already.  Without `private` an http(s) server has to be a public one.
     """
 
     max_bytes: int = MAX_BYTES
@@ -50,6 +50,7 @@ class Options:
     etag: str = ""
     progress: Progress = lambda done, total: None
     patience: Patience = Patience()
+    private: bool = True
 
 
 _DEFAULT = Options()
@@ -117,7 +118,16 @@ def _from_server(job: _Job, environ: Mapping[str, str]) -> Fetched | None:
     # a copy with that etag may not be the one with this checksum
     etag = "" if job.source.sha256 else job.options.etag
     headers = variables.headers(addresses.parse(job.source.uri).host, environ)
-    taken = retrieve(job.source.uri, take, etag=etag, headers=headers, patience=job.options.patience, deadline=job.deadline)
+    options = job.options
+    taken = retrieve(
+        job.source.uri,
+        take,
+        etag=etag,
+        headers=headers,
+        patience=options.patience,
+        deadline=job.deadline,
+        private=options.private,
+    )
     if taken is None:
         return None
     name, found, etag = taken

@@ -86,6 +86,7 @@ class _Rules:
     addresses: _ADDRESSES
     etag: str
     headers: Mapping[str, str]
+    private: bool
 
 
 def retrieve(
@@ -96,6 +97,7 @@ def retrieve(
     headers: Mapping[str, str] = {},
     patience: Patience = Patience(),
     deadline: float = FOREVER,
+    private: bool = True,
     addresses: _ADDRESSES = resolve,
     sleep: Callable[[float], None] = time.sleep,
     chance: Callable[[], float] = random.random,
@@ -103,6 +105,7 @@ def retrieve(
     """What `take` makes of the answer; None where `etag` is what the server still has.
 
     `take` is called once per try, and starts anew each time.  `headers` are sent to the server of `url` and to no other.
+    Without `private` that server has to be a public one.
     FetchFailed where it can't be had: at once where trying again would not help, else after `patience.tries`, or when it is
     `deadline` on `time.monotonic`'s clock.
     """
@@ -119,7 +122,7 @@ def retrieve(
             what = f"{target} {again}, and the time for it is over" if number else f"there is no time left for {target}"
             raise _failed(what, "try again, or give it more (--max-seconds)")
         within = replace(patience, connect=min(patience.connect, left), stall=min(patience.stall, left))
-        rules = _Rules(within, addresses, etag, headers)
+        rules = _Rules(within, addresses, etag, headers, private)
         try:
             with _asked(target, rules) as offer:
                 return None if offer is None else take(offer)
@@ -137,9 +140,11 @@ def _folder(target: Target) -> FetchFailed:
 @contextmanager
 def _asked(target: Target, rules: _Rules) -> Iterator[Offer | None]:
     """The answer of the server that the redirects lead to; None is "not modified"."""
-    first, before = target, None
+    first, before = target, None if rules.private else Zone.PUBLIC
     for _ in range(REDIRECTS + 1):
         headers = rules.headers if _is_same(target, first) else {}
+        if not rules.private and target is first:
+            _check_public(target, rules.addresses)
         with _answer(target, before, replace(rules, headers=headers)) as (response, at, stream):
             following = _following(response, target, first)
             if following is None:
@@ -267,10 +272,24 @@ def _allowed(target: Target, addresses: list[str], before: Zone | None) -> list[
     return allowed
 
 
-def _too_near(target: Target, at: Zone, before: Zone | None) -> FetchFailed:
+def _check_public(target: Target, addresses: _ADDRESSES) -> None:
+    """Of what a user named.  What it resolves to a moment later is looked at again when it is connected to."""
+    try:
+        found = addresses(target.host, target.port) if _proxy(target) is None else []
+    except OSError:
+        return  # whoever connects will tell
+    at = min(map(zone, found), default=zone_of_name(target.host))
+    if at is not Zone.PUBLIC:
+        raise _too_near(target, at, Zone.PUBLIC, redirected=False)
+
+
+def _too_near(target: Target, at: Zone, before: Zone | None, redirected: bool = True) -> FetchFailed:
     if at is Zone.METADATA or before is None:
         return _failed(f"{target} is an address at which clouds hand out credentials", "no model is there; correct the URI")
     kind = {Zone.PRIVATE: "a private network", Zone.LOOPBACK: "this machine itself"}.get(at, "the link-local network")
+    if not redirected:
+        what = f"{target} is on {kind}, where a URL from elsewhere could reach what is not meant for it"
+        return _failed(what, "if it is the right one, say --allow-private-addresses")
     return _failed(
         f"a redirect leads to {target}, in {kind}, which a server outside of it must not send us to",
         "name that address yourself if it is the right one",

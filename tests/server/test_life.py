@@ -73,6 +73,7 @@ def message(value):
 
 
 PATH = "/v2/models/gated/infer"
+LOADING = {"version": "0", "state": "LOADING", "status": {"error_code": "OK", "error_message": ""}}
 NOT_READY = "model 'gated' is not ready, it is LOADING"
 
 
@@ -82,7 +83,7 @@ NOT_READY = "model 'gated' is not ready, it is LOADING"
         ("GET", "/v2/health/live", 200, {"live": True}),
         ("GET", "/v2/health/ready", 503, {"live": True, "ready": False}),
         ("GET", "/v2/models/gated/ready", 503, {"name": "gated", "ready": False}),
-        ("GET", "/v1/models/gated", 503, {"name": "gated", "ready": False}),
+        ("GET", "/v1/models/gated", 503, {"name": "gated", "ready": False, "model_version_status": [LOADING]}),
         ("GET", "/v2/models/gated", 503, {"error": NOT_READY}),
         ("GET", "/v2/models", 200, {"models": ["gated"]}),
         ("GET", "/v2/models/other", 404, {"error": "unknown model 'other'; models here: gated"}),

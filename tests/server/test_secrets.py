@@ -156,7 +156,7 @@ def test_a_models_name_is_made_of_its_path_alone(uri, name):
 def test_a_server_that_can_not_be_started_says_why_without_its_uris_secrets(tmp_path, origin, case, command):
     path, answers, checksum, _ = CASES[case]
     uri = signed(origin, path, *answers) + (f"#sha256={checksum[0]}" if checksum else "")
-    done = run(tmp_path, command, "--model_dir", uri, "--http_port=0", "--grpc_port=0")
+    done = run(tmp_path, command, "--model_dir", uri, "--http_port=0", "--grpc_port=0", "--allow_private_addresses")
     assert done.returncode == 1 or b'"ok": false' in done.stdout
     assert canaries(done.stdout + done.stderr + written(tmp_path).encode("latin-1")) == set()
     assert b"http://" in done.stdout + done.stderr
@@ -203,7 +203,7 @@ def test_calls_that_go_well_and_calls_that_fail_leave_no_secret_anywhere(tmp_pat
     env = environment(tmp_path)
     flags = ("--log_format", form, "--trace_sample", "1", "--metrics_compat", "triton,tfs,kserve", "--runtime", "onnx", *lane)
     answers: list[bytes] = []
-    with serve(uri, *flags, env=env) as server:
+    with serve(uri, "--allow_private_addresses", *flags, env=env) as server:
         (tensor,) = server.info["inputs"]
         name, model, row = tensor["name"], server.name, [1.0] * tensor["shape"][1]
         good = {"inputs": [{"name": name, "shape": [1, len(row)], "datatype": tensor["datatype"], "data": row}]}

@@ -247,6 +247,27 @@ def test_a_public_server_can_not_send_us_to_a_nearer_one(origin, monkeypatch, lo
     assert origin.asked("/secret") == 0
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://127.0.0.1:PORT/m", "127.0.0.1:PORT/m is on this machine itself"),
+        ("http://user:secret@localhost:PORT/m?sig=secret", "is on this machine itself"),
+        ("http://2130706433:PORT/m", "is on this machine itself"),
+        ("http://[::1]:PORT/m", "is on this machine itself"),
+        ("http://10.0.0.7/m", "10.0.0.7/m is on a private network"),
+        ("http://169.254.0.7/m", "is on the link-local network"),
+        ("http://169.254.169.254/m", "hand out credentials"),
+    ],
+)
+def test_without_leave_only_a_public_server_is_asked(origin, url, says):
+    origin.give("/m", answer(BODY))
+    text = refused(url.replace("PORT", str(origin.port)), private=False)
+    assert says.replace("PORT", str(origin.port)) in text
+    assert ("--allow-private-addresses" in text) is ("credentials" not in says)
+    assert "secret" not in text
+    assert origin.asked("/m") == 0
+
+
 def test_a_private_server_can_not_send_us_to_this_machine(origin, monkeypatch):
     monkeypatch.setenv("http_proxy", origin.url)
     origin.give("http://10.0.0.7/m", redirect(f"{origin.url}/secret"))
