@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.batcher import Batcher, Cost, Limits, measure
+from server.batcher import Batcher, Limits
+from server.cost import Cost, measure
 from server.errors import InvalidInput, ModelLoadError
 from server.log import log
 from server.models import STATES, ModelHandle, Registry, State, Version

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from server.batcher import Batcher, Cost, Job, Limits, chunks, measure, submit_whole
+from server.batcher import Batcher, Job, Limits, chunks, submit_whole
+from server.cost import Cost, measure
 from server.errors import DeadlineExceeded, InvalidInput, Overloaded, ResourceExhausted, RuntimeFailed
 from server.tensors import Signature, TensorSpec
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from server.batcher import Batcher, Cost, Job, Limits
+from server.batcher import Batcher, Job, Limits
+from server.cost import Cost
 from server.errors import InvalidRequest
 from server.priorities import IN_A_ROW, LEVELS, level_of
 from server.protocols.parameters import timeout_of
