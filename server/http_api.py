@@ -254,11 +254,7 @@ async def _whole(request: Request, inference: Inference) -> bytes:
 
 
 def _answered(ok: bool, **body: object) -> Response:
-    return _json(body, 200 if ok else 503)
-
-
-def _json(document: object, status: int = 200) -> Response:
-    return docs.answer(document, status)
+    return docs.answer(body, 200 if ok else 503)
 
 
 def _add_health(api: FastAPI, inference: Inference, life: Life) -> None:
@@ -268,7 +264,7 @@ def _add_health(api: FastAPI, inference: Inference, life: Life) -> None:
     async def root(request: Request) -> Response:
         if with_page and page.is_wanted(request.headers.get("accept", "")):
             return page.answer()
-        return _json({"status": "alive"})
+        return docs.answer({"status": "alive"})
 
     @api.get("/v2/health/live", tags=["health"])
     async def live() -> Response:
@@ -303,15 +299,15 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
     @api.get("/v2", tags=["server"])
     @api.get("/v2/", include_in_schema=False)
     async def server_metadata() -> Response:
-        return _json({"name": PRODUCT, "version": VERSION, "extensions": EXTENSIONS})
+        return docs.answer({"name": PRODUCT, "version": VERSION, "extensions": EXTENSIONS})
 
     @api.get("/v2/models", tags=["models"])
     async def models() -> Response:
-        return _json({"models": registry.names()})
+        return docs.answer({"models": registry.names()})
 
     @api.get("/v1/models", tags=["models"])
     async def v1_models() -> Response:
-        return _json({"models": registry.names()})
+        return docs.answer({"models": registry.names()})
 
     @api.get("/v2/models/{model}", tags=["models"], responses=docs.ERRORS)
     async def model_metadata(model: str) -> Response:
@@ -329,7 +325,7 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
         handle = registry.ready(model, version)
         versions = [v.version for v in registry.versions(model) if v.handle is not None]
         signature = handle.signature
-        return _json(
+        return docs.answer(
             v2_json.metadata(model, versions, handle.runtime.platform, signature.inputs, signature.outputs, facts(handle))
         )
 
@@ -341,7 +337,7 @@ def _add_metadata(api: FastAPI, inference: Inference) -> None:
         if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
             raise InvalidRequest('expected {"ready": true or false}, or nothing')
         shown = [v for v in registry.all_versions() if v.state is State.READY or not asked.get("ready")]
-        return _json([index_entry(v) for v in shown])
+        return docs.answer([index_entry(v) for v in shown])
 
 
 def _add_inference(api: FastAPI, inference: Inference) -> None:

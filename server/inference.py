@@ -162,7 +162,7 @@ class Inference:
             handle = self.registry.ready(asked.model, asked.version)
             planned = None if asked.encoding else self._planned(asked, handle, call.body)
             if planned is None:
-                body = await self._plain_body(call, asked) if asked.encoding else call.body
+                body = await self.decompressed(call.body, asked.encoding) if asked.encoding else call.body
                 job, answer_id, form = await self._job(asked, handle, body)
                 response = await handle.infer(job, answer_id)
                 encode = self._encode_v2 if asked.protocol == "v2" else self._encode_v1
@@ -409,10 +409,10 @@ class Inference:
         """The work on that many bytes done: here if it is little, else in a thread."""
         return aside(self.executor, size, work, *args)
 
-    async def _plain_body(self, call: Call, asked: Asked) -> bytes:
-        largest = len(call.body) * encoding.MOST_EXPANSION
-        limit = self.settings.max_body_bytes
-        plain: bytes = await self._off_loop(largest, encoding.decompress, call.body, asked.encoding, limit)
+    async def decompressed(self, body: bytes, name: str) -> bytes:
+        """A body without its Content-Encoding, within the limit of one."""
+        largest = len(body) * encoding.MOST_EXPANSION
+        plain: bytes = await self._off_loop(largest, encoding.decompress, body, name, self.settings.max_body_bytes)
         return plain
 
     async def _compressed(self, accepts: str, answer: Answer) -> Answer:

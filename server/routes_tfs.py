@@ -15,7 +15,7 @@ from server.batcher import aside
 from server.errors import ServingError
 from server.inference import Asked, Inference
 from server.models import State
-from server.protocols import encoding, tfs, tfs_rest
+from server.protocols import tfs, tfs_rest
 
 PROTOCOL = "tfs"
 # The whole body of a request, within the limits of size and time.
@@ -96,14 +96,7 @@ def _add_method(api: FastAPI, inference: Inference, read: Read, path: str, metho
                 body = await read(request)
                 entry.bytes_in = len(body)
                 if head.encoding:
-                    body = await aside(
-                        inference.executor,
-                        len(body) * encoding.MOST_EXPANSION,
-                        encoding.decompress,
-                        body,
-                        head.encoding,
-                        settings.max_body_bytes,
-                    )
+                    body = await inference.decompressed(body, head.encoding)
                 sent = await aside(inference.executor, len(body), tfs_rest.rows, body)
                 given = classify.Given(sent.examples, sent.signature_name, head.timeout, len(body))
                 found = await classify.METHODS[method](inference, handle, given, entry)

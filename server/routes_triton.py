@@ -16,33 +16,33 @@ def add_routes(api: FastAPI, inference: Inference) -> None:
     # before the routes of one model, so that none is called "stats"
     @api.get("/v2/models/stats", tags=["models"])
     async def all_statistics() -> Response:
-        return _json(calls.statistics("", ""))
+        return docs.answer(calls.statistics("", ""))
 
     @api.get("/v2/models/{model}/stats", **models)
     async def statistics(model: str) -> Response:
-        return _json(calls.statistics(model, ""))
+        return docs.answer(calls.statistics(model, ""))
 
     @api.get("/v2/models/{model}/versions/{version}/stats", **models)
     async def version_statistics(model: str, version: str) -> Response:
-        return _json(calls.statistics(model, version))
+        return docs.answer(calls.statistics(model, version))
 
     @api.get("/v2/models/{model}/config", **models)
     async def config(model: str) -> Response:
-        return _json(calls.config(model, ""))
+        return docs.answer(calls.config(model, ""))
 
     @api.get("/v2/models/{model}/versions/{version}/config", **models)
     async def version_config(model: str, version: str) -> Response:
-        return _json(calls.config(model, version))
+        return docs.answer(calls.config(model, version))
 
     @api.get("/v2/logging", tags=["server"])
     async def log_settings() -> Response:
-        return _json(calls.log_settings())
+        return docs.answer(calls.log_settings())
 
     # nothing is ever registered, so there is nothing to list, and nothing is left to do for who wants it gone
     @api.get("/v2/systemsharedmemory/status", include_in_schema=False)
     @api.get("/v2/systemsharedmemory/region/{region}/status", include_in_schema=False)
     async def shared_memory(region: str = "") -> Response:
-        return _json([])
+        return docs.answer([])
 
     @api.post("/v2/systemsharedmemory/unregister", include_in_schema=False)
     @api.post("/v2/systemsharedmemory/region/{region}/unregister", include_in_schema=False)
@@ -52,10 +52,6 @@ def add_routes(api: FastAPI, inference: Inference) -> None:
     for text, paths in _REFUSED.items():
         for method, path in paths:
             api.add_api_route(path, _refusing(text), methods=[method], include_in_schema=False)
-
-
-def _json(document: object) -> Response:
-    return Response(docs.dumps(document), media_type="application/json")
 
 
 _REFUSED = {

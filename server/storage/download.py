@@ -81,6 +81,14 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Within:
+    """How near an address may be: as near as what a user names, or, where it was `redirected`, as who sends us there."""
+
+    zone: Zone = Zone.LINK_LOCAL
+    redirected: bool = False
+
+
+@dataclass(frozen=True)
 class _Rules:
     patience: Patience
     addresses: _ADDRESSES
@@ -140,18 +148,16 @@ def _folder(target: Target) -> FetchFailed:
 @contextmanager
 def _asked(target: Target, rules: _Rules) -> Iterator[Offer | None]:
     """The answer of the server that the redirects lead to; None is "not modified"."""
-    first, before = target, None if rules.private else Zone.PUBLIC
+    first, within = target, Within() if rules.private else Within(Zone.PUBLIC)
     for _ in range(REDIRECTS + 1):
         headers = rules.headers if _is_same(target, first) else {}
-        if not rules.private and target is first:
-            _check_public(target, rules.addresses)
-        with _answer(target, before, replace(rules, headers=headers)) as (response, at, stream):
+        with _answer(target, within, replace(rules, headers=headers)) as (response, at, stream):
             following = _following(response, target, first)
             if following is None:
                 with closing(Watch(stream, rules.patience.stall)) as watch:
                     yield _offer(response, target, first, rules, watch)
                 return
-        target, before = following, at
+        target, within = following, Within(at, redirected=True)
     raise _failed(f"{first} redirects more than {REDIRECTS} times, at last to {target}", "name the file's final address")
 
 
@@ -179,11 +185,11 @@ def _is_same(target: Target, first: Target) -> bool:
 
 
 @contextmanager
-def _answer(target: Target, before: Zone | None, rules: _Rules) -> Iterator[tuple[http.client.HTTPResponse, Zone, socket.socket]]:
+def _answer(target: Target, within: Within, rules: _Rules) -> Iterator[tuple[http.client.HTTPResponse, Zone, socket.socket]]:
     """Connect, ask, and read the answer's head; the zone is that of the address that was asked."""
     patience = rules.patience
     try:
-        stream, at, prefix, headers = _connected(target, before, rules)
+        stream, at, prefix, headers = _connected(target, within, rules)
     except (OSError, http.client.HTTPException) as error:
         raise unreachable(target, error, patience.connect) from error
     connection = http.client.HTTPConnection(target.host, target.port)
@@ -216,10 +222,10 @@ def _headers(target: Target, rules: _Rules) -> dict[str, str]:
     return {**headers, **rules.headers}
 
 
-def _connected(target: Target, before: Zone | None, rules: _Rules) -> tuple[socket.socket, Zone, str, dict[str, str]]:
+def _connected(target: Target, within: Within, rules: _Rules) -> tuple[socket.socket, Zone, str, dict[str, str]]:
     """As `reached`, and secured where the target's scheme says so."""
     patience = rules.patience
-    stream, at, prefix, headers = reached(target, before, patience, rules.addresses)
+    stream, at, prefix, headers = reached(target, within, patience, rules.addresses)
     if target.scheme == "https":
         try:
             stream = _secured(stream, target.host, patience.connect)
@@ -231,21 +237,21 @@ def _connected(target: Target, before: Zone | None, rules: _Rules) -> tuple[sock
 
 
 def reached(
-    target: Target, before: Zone | None, patience: Patience, addresses: _ADDRESSES = resolve
+    target: Target, within: Within, patience: Patience, addresses: _ADDRESSES = resolve
 ) -> tuple[socket.socket, Zone, str, dict[str, str]]:
     """A socket to the target, through its proxy if it has one; the target's zone; and what a proxy wants before the path and
-    in the head.  FetchFailed where an answer of `before` must not lead there, OSError where nobody is reached."""
+    in the head.  FetchFailed where that is nearer than `within` says, OSError where nobody is reached."""
     proxy = _proxy(target)
     prefix, headers = "", dict[str, str]()
     if proxy is None:
-        allowed = _allowed(target, addresses(target.host, target.port), before)
+        allowed = _allowed(target, addresses(target.host, target.port), within)
         stream = _connect(allowed, target.port, patience.connect)
         # all the addresses of a name are one to what it redirects to: the farthest counts
         at = min(zone(a) for a in allowed)
     else:
         at = zone_of_name(target.host)
-        if not _may_follow(before, at):
-            raise _too_near(target, at, before)
+        if at > within.zone:
+            raise _too_near(target, at, within)
         stream = _connect(addresses(proxy.host, proxy.port), proxy.port, patience.connect)
         authorization = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
         if target.scheme == "http":
@@ -261,33 +267,18 @@ def reached(
     return stream, at, prefix, headers
 
 
-def _may_follow(before: Zone | None, at: Zone) -> bool:
-    return at is not Zone.METADATA and (before is None or at <= before)
-
-
-def _allowed(target: Target, addresses: list[str], before: Zone | None) -> list[str]:
-    allowed = [a for a in addresses if _may_follow(before, zone(a))]
+def _allowed(target: Target, addresses: list[str], within: Within) -> list[str]:
+    allowed = [a for a in addresses if zone(a) <= within.zone]
     if not allowed:
-        raise _too_near(target, zone(addresses[0]) if addresses else Zone.PUBLIC, before)
+        raise _too_near(target, zone(addresses[0]) if addresses else Zone.PUBLIC, within)
     return allowed
 
 
-def _check_public(target: Target, addresses: _ADDRESSES) -> None:
-    """Of what a user named.  What it resolves to a moment later is looked at again when it is connected to."""
-    try:
-        found = addresses(target.host, target.port) if _proxy(target) is None else []
-    except OSError:
-        return  # whoever connects will tell
-    at = min(map(zone, found), default=zone_of_name(target.host))
-    if at is not Zone.PUBLIC:
-        raise _too_near(target, at, Zone.PUBLIC, redirected=False)
-
-
-def _too_near(target: Target, at: Zone, before: Zone | None, redirected: bool = True) -> FetchFailed:
-    if at is Zone.METADATA or before is None:
+def _too_near(target: Target, at: Zone, within: Within) -> FetchFailed:
+    if at is Zone.METADATA:
         return _failed(f"{target} is an address at which clouds hand out credentials", "no model is there; correct the URI")
     kind = {Zone.PRIVATE: "a private network", Zone.LOOPBACK: "this machine itself"}.get(at, "the link-local network")
-    if not redirected:
+    if not within.redirected:
         what = f"{target} is on {kind}, where a URL from elsewhere could reach what is not meant for it"
         return _failed(what, "if it is the right one, say --allow-private-addresses")
     return _failed(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from server.errors import FetchFailed
 from server.storage.addresses import PORTS, Target, parse
-from server.storage.download import Patience, reached, unreachable
+from server.storage.download import Patience, Within, reached, unreachable
 
 _LONGEST_HEAD = 1 << 16
 _CHUNK = 1 << 18
@@ -109,7 +109,7 @@ class Guard:
             raise _elsewhere(target)
         if (target.host, target.port) in self._allowed.credentials:
             return socket.create_connection((target.host, target.port), self._patience.connect), "", {}
-        stream, _, prefix, added = reached(target, None, self._patience)
+        stream, _, prefix, added = reached(target, Within(), self._patience)
         return stream, prefix, added
 
 
